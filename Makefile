@@ -1,0 +1,95 @@
+# Every target sets itself up: a machine with Python 3.11 or newer and make is enough.
+#
+#   make demo            train the small model on generated images and show what it finds
+#   make test            all fast tests
+#   make check           lint, types and tests: what a change must pass
+#   make bench           measure this machine; results go to benchmarks/results/
+#   make docs            the documentation as a site in site/
+#   make help            all targets
+#
+# Variables: PYTHON (the interpreter to build from), VENV (where to build), SHORT=1 (a short demo),
+# WORKERS (processes of the tests), TESTS (which tests: make test TESTS="tests/ops -x").
+
+SHELL := /bin/sh
+VENV ?= .venv
+WORKERS ?= 2
+TESTS ?=
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+
+BIN := $(abspath $(VENV))/bin
+PY := $(BIN)/python
+# The stamp holds the place of the checkout: an environment does not survive being moved.
+STAMP := $(VENV)/.relook-installed
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): moved
+endif
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test slow lint format types law check bench docs pages wheel lock clean moved
+.DEFAULT_GOAL := help
+
+help:  ## these lines
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP)  ## only the environment, in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@python="$(PYTHON)"; test -n "$$python" && "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "relook needs Python 3.11 or newer, and $${python:-no python3 here} is not." >&2; \
+		echo "Install one, then name it: make $(or $(MAKECMDGOALS),install) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+		echo "$(PYTHON) cannot make an environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "$(CURDIR)" > $@
+
+moved:
+
+demo: $(STAMP)  ## train the small model on generated images, evaluate it, write pictures and a page
+	$(BIN)/relook demo $(if $(SHORT),--short)
+
+test: $(STAMP)  ## all fast tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) $(TESTS)
+
+slow: $(STAMP)  ## the tests that take minutes
+	$(PY) -m pytest -m slow $(TESTS)
+
+lint: $(STAMP)  ## ruff, its formatter, spelling, tidy files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(PY) tools/tidy.py
+
+format: $(STAMP)  ## mend what ruff can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## basedpyright, strict
+	$(BIN)/basedpyright --pythonpath $(PY)
+
+law: $(STAMP)  ## the law of imports and its sisters
+	$(PY) -m pytest tests/architecture
+
+check: lint types test  ## what a change must pass
+
+bench: $(STAMP)  ## every benchmark of benchmarks/, one after the other
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+
+pages: $(STAMP)  ## write the generated parts of README.md and docs/ anew
+	$(PY) tools/pages.py
+
+docs: pages  ## the documentation as a site in site/
+	$(BIN)/zensical build --clean --strict
+
+wheel: $(STAMP)  ## dist/relook-*-py3-none-any.whl
+	$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/relook-*-py3-none-any.whl
+
+lock: $(STAMP)  ## write constraints.txt from what is installed now
+	$(PY) tools/lock.py > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+	@touch $(STAMP)
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) dist build site .cache .pytest_cache .ruff_cache .hypothesis
