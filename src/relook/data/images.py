@@ -1,0 +1,96 @@
+"""Image files of any common kind -> uint8 RGB arrays, upright.
+
+Pillow decodes. torchvision's JPEG decoder gives the same pixels a third faster (0.9 against 1.3 ms for
+640x480), but knows fewer kinds of files; one decoder for all kinds is worth that.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+"""Endings, in lower case, by which image files are found in folders."""
+
+
+class BrokenImage(ValueError):  # noqa: N818 - says what the image is, as the reader of a log would
+    """An image that cannot be used; the message names the file and says why."""
+
+
+def read_image(source: Path | str | bytes) -> NDArray[np.uint8]:
+    """Reads one image as uint8 RGB [H, W, 3], with its EXIF orientation applied.
+
+    Greyscale becomes three equal channels; alpha is dropped, the colours below it stay; palettes and CMYK are
+    converted; of 16 bits the upper 8 stay; of an animation the first frame is taken.
+
+    Args:
+        source: a path, or the bytes of a file.
+
+    Raises:
+        BrokenImage: when the file is missing, empty, truncated, no image or of a kind of unknown range.
+    """
+    name = f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise BrokenImage(f"{name}: cannot be read ({error.strerror or error})") from error
+    if not data:
+        raise BrokenImage(f"{name}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # notes about odd metadata; the pixels decide
+            with Image.open(io.BytesIO(data)) as opened:
+                return _rgb(_upright(opened), name)
+    except BrokenImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BrokenImage(f"{name}: not an image in a format that Pillow reads") from error
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(f"{name}: too large ({error})") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, MemoryError) as error:
+        raise BrokenImage(f"{name}: damaged ({str(error) or type(error).__name__})") from error
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of an image as `read_image` would give it, from the head of the file alone.
+
+    Raises:
+        BrokenImage: as `read_image`; but a damage behind the head is not seen.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as opened:
+                width, height = opened.size
+                turned = opened.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    except FileNotFoundError as error:
+        raise BrokenImage(f"{path}: there is no such file") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise BrokenImage(f"{path}: not a readable image ({str(error) or type(error).__name__})") from error
+    return (width, height) if turned else (height, width)
+
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # its values that exchange width and height
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as a viewer shows it; the same object when nothing is to be turned."""
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Any mode of Pillow -> [H, W, 3] uint8 of its own memory."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in {"I", "F"}:
+        raise BrokenImage(
+            f"{name}: holds 32-bit values, whose range is unknown; save it with 8 or 16 bits per channel"
+        )
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

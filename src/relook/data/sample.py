@@ -1,0 +1,75 @@
+"""What a data set is once it is read: samples, their source, and the error that lists what is wrong."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relook.data.images import BrokenImage, read_image
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message lists the mistakes and how to mend them."""
+
+
+def _no_boxes() -> NDArray[np.float64]:
+    return np.zeros((0, 4))
+
+
+def _no_labels() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+def _no_flags() -> NDArray[np.bool_]:
+    return np.zeros(0, np.bool_)
+
+
+def _no_numbers() -> NDArray[np.float64]:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """One image and everything its annotation says. What training leaves out of it is decided later."""
+
+    id: int
+    path: Path  # where the image lies; a made-up name when `pixels` is given
+    height: int  # after EXIF orientation; 0 when unknown until read
+    width: int
+    boxes: NDArray[np.float64] = field(default_factory=_no_boxes)  # [N, 4] x1 y1 x2 y2, original pixels
+    labels: NDArray[np.int64] = field(default_factory=_no_labels)  # [N] contiguous from 0
+    crowd: NDArray[np.bool_] = field(default_factory=_no_flags)  # [N] crowds and difficult objects
+    left_out: NDArray[np.bool_] = field(default_factory=_no_flags)  # [N] COCO's `ignore`: never trained on
+    area: NDArray[np.float64] = field(default_factory=_no_numbers)  # [N] pixels of the object, not of its box
+    segmentation: tuple[Any, ...] = ()  # [N] as COCO writes them, or empty when not asked for
+    pixels: Callable[[], NDArray[np.uint8]] | None = None  # makes the image when there is no file
+
+    def image(self) -> NDArray[np.uint8]:
+        """The image as uint8 RGB [H, W, 3].
+
+        Raises:
+            BrokenImage: when it cannot be read, or its size is not the one the annotation gives.
+        """
+        image = read_image(self.path) if self.pixels is None else self.pixels()
+        height, width = image.shape[:2]
+        if self.height and (height, width) != (self.height, self.width):
+            raise BrokenImage(
+                f"{self.path}: is {width}x{height} pixels (width x height), "
+                f"but its annotation says {self.width}x{self.height}"
+            )
+        return image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Source:
+    """One split of a data set."""
+
+    name: str
+    samples: Sequence[Sample]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]  # the data set's own id of each label, for writing results in COCO's format
+    file: Path | None  # the annotation file or folder, for messages
+    notes: tuple[str, ...] = ()  # what the reader skipped or chose, one sentence each
