@@ -35,9 +35,9 @@ class Resize:
     """Keep the ratio; the shorter side becomes `short` unless the longer would pass `long`."""
 
     short: tuple[int, ...] = (800,)  # one value, or several of which one is drawn per image
-    between: bool = False  # True: `short` is (low, high) and any whole number between is drawn, ends included
+    between: bool = False  # True: `short` is (low, high) and any whole number between is drawn, ends too
     long: int = 1333
-    antialias: bool = False  # False: OpenCV's bilinear (mmdetection's line); True: Pillow's (detectron2's line)
+    antialias: bool = False  # False: OpenCV's bilinear (mmdetection); True: Pillow's (detectron2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Augment:
     jitter: float = 0.0  # strength of brightness, contrast and saturation changes; 0 is none
     group_by: Literal["w>h", "w>=h", "none"] = "w>h"  # batches hold images of one orientation
     min_side: int = 32  # images with a shorter side are left out of training
-    need: Literal["annotation", "class annotation", "nothing"] = "annotation"  # what a training image must have
+    need: Literal["annotation", "class annotation", "nothing"] = "annotation"  # a training image has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,4 +69,4 @@ class Recipe:
     test_size: Resize = Resize()
     augment: Augment = Augment()
     sync_bn: bool = False  # batch statistics over all devices
-    backbone_weights: str | None = None  # timm's name of the weights that training starts from; None: from scratch
+    backbone_weights: str | None = None  # timm's name of the starting weights; None: from scratch

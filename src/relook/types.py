@@ -109,7 +109,9 @@ class Detections:
     labels: Tensor  # [B, K] int64, 0 .. C-1
     count: Tensor  # [B] int64, how many of the K are real
     masks: Tensor | None = None  # [B, K, 28, 28] probabilities in the box frame
-    looks: dict[str, Tensor] = field(default_factory=dict)  # [B, K, ...] what the two looks saw, per detection
+    looks: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # [B, K, ...] what the two looks saw, per detection
 
     def unpad(self) -> "list[ImageDetections]":
         """Leaves the batch: one ragged record per image (the one place that waits for the device)."""
@@ -152,3 +154,8 @@ class ImageDetections:
 
 Losses = dict[str, Tensor]
 """Scalar terms by name, already weighted: their plain sum is what is minimised."""
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32: geometry and losses are not computed in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

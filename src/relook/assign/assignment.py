@@ -3,23 +3,24 @@
 from torch import Tensor
 
 from relook.ops.levels import take
-from relook.types import record
-from relook.types import Targets
+from relook.types import Targets, record
 
 
 @record
 class Assignment:
-    """Which ground truth each of P points stands for."""
+    """Which ground truth each of P points stands for; every other point is negative."""
 
     index: Tensor  # [B, P] int64, row of Targets; meaningless where not positive
     positive: Tensor  # [B, P] bool
     ignored: Tensor  # [B, P] bool, neither positive nor negative
 
     def boxes(self, targets: Targets) -> Tensor:
-        return take(targets.boxes, self.index)  # [B, P, 4]
+        """[B, P, 4] each point's ground-truth box."""
+        return take(targets.boxes, self.index)
 
     def labels(self, targets: Targets) -> Tensor:
-        return take(targets.labels, self.index)  # [B, P]
+        """[B, P] each point's ground-truth class."""
+        return take(targets.labels, self.index)
 
     def count(self) -> Tensor:
         """Positives, at least one per image, summed over the batch: the loss normaliser."""

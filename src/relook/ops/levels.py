@@ -1,4 +1,4 @@
-"""A feature pyramid as one long row of points: levels are concatenated, never iterated."""
+"""A feature pyramid as one long row of points: levels are concatenated once, never iterated again."""
 
 from collections.abc import Sequence
 
@@ -15,23 +15,32 @@ class Grid:
     points: Tensor  # [P, 2] x, y in pixels
     stride: Tensor  # [P] pixels between neighbours
     level: Tensor  # [P] int64, 0 for the finest
-    lengths: tuple[int, ...]  # points per level; sums to P
+    shapes: tuple[tuple[int, int], ...]  # (rows, columns) of each level
+
+    @property
+    def lengths(self) -> list[int]:
+        """Points per level; they sum to P."""
+        return [h * w for h, w in self.shapes]
 
 
 def grid(features: Sequence[Tensor], strides: Sequence[int], *, offset: float) -> Grid:
-    """Points at (column + offset) * stride; offset 0 is the cell's corner, 0.5 its middle."""
+    """Points at (column + offset) * stride; offset 0 is the cell's corner, 0.5 its middle.
+
+    Coordinates are at least float32, whatever the features are: bfloat16 cannot count to 300.
+    """
     points: list[Tensor] = []
     stride: list[Tensor] = []
     level: list[Tensor] = []
     for i, (x, s) in enumerate(zip(features, strides, strict=True)):
         h, w = x.shape[-2:]
-        ys = (torch.arange(h, device=x.device, dtype=x.dtype) + offset) * s
-        xs = (torch.arange(w, device=x.device, dtype=x.dtype) + offset) * s
-        yx = torch.cartesian_prod(ys, xs)
-        points.append(yx.flip(-1))
-        stride.append(yx.new_full((h * w,), float(s)))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        ys = (torch.arange(h, device=x.device, dtype=dtype) + offset) * s
+        xs = (torch.arange(w, device=x.device, dtype=dtype) + offset) * s
+        points.append(torch.cartesian_prod(ys, xs).flip(-1))
+        stride.append(torch.full((h * w,), float(s), device=x.device, dtype=dtype))
         level.append(torch.full((h * w,), i, device=x.device))
-    return Grid(torch.cat(points), torch.cat(stride), torch.cat(level), tuple(len(p) for p in points))
+    shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
+    return Grid(torch.cat(points), torch.cat(stride), torch.cat(level), shapes)
 
 
 def join(maps: Sequence[Tensor]) -> Tensor:
@@ -39,8 +48,17 @@ def join(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([x.flatten(2).mT for x in maps], dim=1)
 
 
+def inside(points: Tensor, sizes: Tensor, *, multiple: int) -> Tensor:
+    """Points [P, 2] that lie in an image of sizes [B, 2] (h, w) rounded up to `multiple` -> [B, P] bool.
+
+    A batch is padded to its largest image; what lies beyond an image's own padding is not its own.
+    """
+    padded = ((sizes + multiple - 1) // multiple * multiple).flip(-1)  # [B, 2] w, h
+    return (points < padded[:, None].to(points.dtype)).all(-1)
+
+
 def top_per_level(score: Tensor, lengths: Sequence[int], k: int) -> Tensor:
-    """Index [B, N] of the k best points of each level, by score [B, P]; small levels keep all."""
+    """Index [B, N] of the k best entries of each level, by score [B, P], best first; small levels keep all."""
     picks: list[Tensor] = []
     start = 0
     for n in lengths:

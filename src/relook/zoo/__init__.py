@@ -1,0 +1,1 @@
+"""Facts: names, settings, figures and weights of published models."""

@@ -1,0 +1,111 @@
+"""ResNet and ResNeXt (arXiv:1512.03385, 1611.05431) from timm, with frozen parts and deformable stages.
+
+What detectors add to timm's network: a frozen stem and first stages, batch normalisation that keeps its
+ImageNet statistics, and 3x3 convolutions that become deformable (arXiv:1703.06211, v2: 1811.11168).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import timm
+from torch import Tensor, nn
+
+from relook.ops.deform_conv import deform_conv2d
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNetConfig:
+    name: str = "resnet50"  # timm's name of the architecture: resnet101, resnext101_64x4d, resnet10t ...
+    maps: tuple[int, ...] = (2, 3, 4)  # stages whose output is returned; stage i has stride 2 ** (i + 1)
+    frozen: int = 2  # parts without training: 1 the stem, 2 also stage 1, 3 also stage 2 ...; 0 none
+    freeze_statistics: bool = True  # batch normalisation uses its running statistics in training too
+    deformable: tuple[int, ...] = ()  # stages whose 3x3 convolutions are deformable
+    modulated: bool = False  # deformable with a mask (v2)
+
+    def build(self) -> "ResNet":
+        return ResNet(self)
+
+
+class ResNet(nn.Module):
+    """Maps of the chosen stages, finest first; parameter names are torchvision's (`layer1.0.conv1`)."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        body: Any = timm.create_model(  # pyright: ignore[reportUnknownVariableType]
+            config.name, features_only=True, out_indices=config.maps
+        )
+        self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
+        self.strides: tuple[int, ...] = tuple(body.feature_info.reduction())
+        for stage in config.deformable:
+            for block in body[f"layer{stage}"]:
+                block.conv2 = DeformableConv(block.conv2, modulated=config.modulated)
+        self.body = cast("nn.ModuleDict", body)
+        for part in self._frozen_parts():
+            part.requires_grad_(requires_grad=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.body(images)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
+        """As torch's, but statistics that are frozen stay so."""
+        super().train(mode)
+        if mode:
+            parts = [self.body] if self.config.freeze_statistics else self._frozen_parts()
+            for part in parts:
+                for module in part.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+                        module.eval()
+        return self
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        names: list[str] = []
+        if self.config.frozen >= 1:
+            names += ["conv1", "bn1"]
+        names += [f"layer{stage}" for stage in range(1, self.config.frozen)]
+        return [self.body[name] for name in names]
+
+
+class DeformableConv(nn.Module):
+    """A 3x3 convolution that first asks an ordinary one where (v1), and how much (v2), to look.
+
+    Offsets start at zero, so that pre-trained weights see at first what they were trained on.
+    """
+
+    def __init__(self, like: nn.Conv2d, *, modulated: bool) -> None:
+        super().__init__()
+        self.weight = like.weight  # [out, in / groups, 3, 3]
+        self.stride, self.padding, self.dilation = (
+            _pair(like.stride),
+            _pair(like.padding),
+            _pair(like.dilation),
+        )
+        taps = like.kernel_size[0] * like.kernel_size[1]
+        self.modulated, self.taps = modulated, taps
+        self.conv_offset = nn.Conv2d(
+            like.in_channels, (3 if modulated else 2) * taps, like.kernel_size, like.stride, self.padding
+        )
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(cast("Tensor", self.conv_offset.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        where = self.conv_offset(x)  # [B, 18 or 27, h, w]
+        offset, mask = where, None
+        if self.modulated:
+            # published: the mask is a plain sigmoid, without v2's factor 2; see docs/quirks.md, rp-16
+            offset, mask = where[:, : 2 * self.taps], where[:, 2 * self.taps :].sigmoid()
+        return deform_conv2d(
+            x,
+            offset,
+            self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            mask=mask,
+        )
+
+
+def _pair(value: tuple[int, ...] | str) -> tuple[int, int]:
+    if isinstance(value, str):
+        raise TypeError(f"a deformable convolution needs its padding in numbers, not {value!r}")
+    return (value[0], value[1])

@@ -1,0 +1,339 @@
+"""RepPoints: Point Set Representation for Object Detection (arXiv:1904.11490).
+
+An object is nine points. Every cell of the pyramid proposes nine points (init); a deformable convolution
+looks exactly there, classifies what it sees and moves the points once more (refine). A box is read off the
+points.
+
+Two published lines share this file and differ in settings alone: mmdetection's (boxes by moment or minmax,
+overlap decides) and the RepPoints V2 authors' V1 (the first two points are the corners, ATSS decides).
+
+Read from top to bottom: settings, outputs, network (3.1), points to box (3.2), loss (3.3), prediction.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from relook.assign.assignment import Assignment
+from relook.assign.atss import atss
+from relook.assign.max_iou import max_iou
+from relook.assign.nearest_point import nearest_point
+from relook.backbones.protocol import BackboneConfig
+from relook.backbones.resnet import ResNetConfig
+from relook.detector import Detector
+from relook.ops import boxes as B
+from relook.ops import levels as L
+from relook.ops.deform_conv import deform_conv2d
+from relook.ops.losses import focal, giou_plus_one, smooth_l1
+from relook.ops.nms import class_nms, class_pairs
+from relook.parts.fpn import FPN
+from relook.types import Detections, Losses, Targets, record, wide
+
+POINTS = 9  # a 3 x 3 deformable kernel samples nine places
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepPointsConfig:
+    """The defaults are mmdetection's `reppoints-moment_r50_fpn-gn_head-gn`."""
+
+    num_classes: int = 80
+    backbone: BackboneConfig = ResNetConfig()
+    extra_levels: int = 2  # of the pyramid beyond the backbone's maps
+    width: int = 256
+    norm_groups: int = 32  # of every group normalisation in neck and head; 0: no norm, a bias instead
+    tower: int = 3  # 3x3 convolutions per branch before the points
+    box: Literal["moment", "minmax", "partial_minmax", "exact_minmax"] = "moment"  # how points become a box
+    grid_points: bool = False  # the nine points are a 3x3 grid on a box that is regressed instead
+    gradient_scale: float = 0.1  # of the gradient that reaches the init points through the deformable kernels
+    moment_scale: float = 0.01  # of the gradient of the two moment parameters
+    deform_std: float | None = (
+        None  # initial weights of the deformable kernels: normal; None: Kaiming-uniform
+    )
+    init_assign: Literal["nearest_point", "max_iou"] = "nearest_point"
+    refine_assign: Literal["max_iou", "atss"] = "max_iou"
+    object_scale: float = 4.0  # section 4.2: a box of side s belongs to stride s / 4
+    positive_iou: float = 0.5  # max_iou
+    negative_iou: float = 0.4
+    atss_candidates: int = 9  # per level
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    beta: float = 0.11  # smooth L1's knee
+    init_weight: float = 0.5
+    refine_weight: float = 1.0
+    select: Literal["points", "pairs"] = (
+        "pairs"  # what `top` counts per level: points, or (point, class) pairs
+    )
+    drop_empty: bool = True  # boxes without width or height are no detections
+    top: int = 1000  # per level, before suppression
+    score: float = 0.05
+    nms: float = 0.5
+    keep: int = 100
+
+    def build(self) -> "RepPoints":
+        return RepPoints(self)
+
+
+@record
+class RepPointsOutputs:
+    grid: L.Grid
+    logits: Tensor  # [B, P, C]
+    init: Tensor  # [B, P, 9, 2] x, y offsets from the grid point, in strides
+    refine: Tensor  # [B, P, 9, 2] likewise
+
+
+class RepPoints(Detector[RepPointsOutputs]):
+    def __init__(self, config: RepPointsConfig) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, config.num_classes
+        self.backbone = config.backbone.build()
+        channels = cast("tuple[int, ...]", self.backbone.channels)
+        strides = cast("tuple[int, ...]", self.backbone.strides)
+        self.stride = strides[-1]
+        self.strides = (*strides, *(strides[-1] * 2**i for i in range(1, config.extra_levels + 1)))
+        self.neck = FPN(
+            channels,
+            config.width,
+            extra=config.extra_levels,
+            source="input",
+            norm_groups=config.norm_groups,
+            relu_before_extra=False,
+        )
+        self.head = RepPointsHead(config)
+        if config.box == "moment":  # log of how many spreads make half a box: width, height
+            self.moment = nn.Parameter(torch.zeros(2))
+
+    # -- 3.1 network ---------------------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> RepPointsOutputs:
+        """Images [B, 3, H, W], normalised, sides multiples of `stride` -> raw outputs of both looks.
+
+        Raises:
+            ValueError: when a side is not a multiple of `stride`.
+        """
+        for side in images.shape[-2:]:
+            if side % self.stride:
+                raise ValueError(
+                    f"image side {side} is not a multiple of {self.stride}, which RepPoints needs; pad it with "
+                    f"zeros to {-(-side // self.stride) * self.stride} or let relook.Predictor do it"
+                )
+        pyramid = self.neck(self.backbone(images))
+        logits, init, refine = zip(*map(self.head, pyramid), strict=True)
+        return RepPointsOutputs(
+            L.grid(pyramid, self.strides, offset=0.0),  # no half pixel anywhere: docs/quirks.md, rp-01
+            L.join(logits),
+            _points(L.join(init)),
+            _points(L.join(refine)),
+        )
+
+    # -- 3.2 points to box ---------------------------------------------------------------------
+
+    def boxes(self, grid: L.Grid, points: Tensor) -> Tensor:
+        """Offsets [B, P, 9, 2] in strides -> boxes [B, P, 4] in pixels."""
+        if self.config.box == "moment":
+            corners = moment_box(points, _scale_gradient(self.moment, self.config.moment_scale))
+        elif self.config.box == "exact_minmax":
+            # the first two points ARE the corners and may be inverted: docs/quirks.md, rp-02
+            corners = points[:, :, :2].flatten(2)
+        else:
+            some = points[:, :, :4] if self.config.box == "partial_minmax" else points
+            corners = torch.cat([some.min(2).values, some.max(2).values], dim=-1)
+        return corners * grid.stride[:, None] + grid.points.repeat(1, 2)
+
+    # -- 3.3 loss ------------------------------------------------------------------------------
+
+    def loss(self, outputs: RepPointsOutputs, targets: Targets) -> Losses:
+        """Raw outputs and ground truth -> `cls`, `pts_init` and `pts_refine`, weighted.
+
+        Each is one sum over all levels and images with one normaliser, at least 1 an image; nothing is
+        shared between devices (docs/quirks.md, rp-06).
+        """
+        cfg, grid = self.config, outputs.grid
+        logits = wide(outputs.logits)
+        init_boxes = self.boxes(grid, wide(outputs.init))
+        refine_boxes = self.boxes(grid, wide(outputs.refine))
+
+        valid = L.inside(grid.points, targets.sizes, multiple=self.stride)
+        if cfg.init_assign == "nearest_point":
+            init = nearest_point(grid, valid, targets, scale=cfg.object_scale)
+        else:
+            init = self._by_overlap(_squares(grid, cfg.object_scale), valid, targets)
+        if cfg.refine_assign == "atss":
+            refine = atss(init_boxes.detach(), grid, valid, targets, candidates=cfg.atss_candidates)
+        else:
+            refine = self._by_overlap(init_boxes.detach(), valid, targets)
+
+        # classes follow the refined assignment alone: docs/quirks.md, rp-05
+        classes = torch.arange(self.num_classes, device=logits.device)
+        target = (refine.labels(targets)[..., None] == classes) & refine.positive[..., None]  # [B, P, C]
+        cls = focal(logits, target.to(logits.dtype)).sum(-1)
+        return {
+            "cls": torch.where(refine.ignored, 0, cls).sum() / refine.count(),
+            "pts_init": cfg.init_weight * self._box_loss(grid, init_boxes, init, targets),
+            "pts_refine": cfg.refine_weight * self._box_loss(grid, refine_boxes, refine, targets),
+        }
+
+    def _by_overlap(self, boxes: Tensor, valid: Tensor, targets: Targets) -> Assignment:
+        cfg = self.config
+        return max_iou(boxes, valid, targets, positive=cfg.positive_iou, negative=cfg.negative_iou)
+
+    def _box_loss(self, grid: L.Grid, boxes: Tensor, assigned: Assignment, targets: Targets) -> Tensor:
+        """Error of positive boxes, measured in units of the level's object size."""
+        unit = (self.config.object_scale * grid.stride)[:, None]
+        wanted = assigned.boxes(targets).to(boxes.dtype)
+        # elsewhere the box stands for itself, so that nothing odd flows back through the mask
+        boxes = torch.where(assigned.positive[..., None], boxes, wanted) / unit
+        wanted = wanted / unit
+        if self.config.box_loss == "giou":
+            error = giou_plus_one(boxes, wanted)
+        else:
+            error = smooth_l1(boxes - wanted, beta=self.config.beta).sum(-1)
+        return torch.where(assigned.positive, error, 0).sum() / assigned.count()
+
+    # -- prediction ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, outputs: RepPointsOutputs, sizes: Tensor) -> Detections:
+        """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes.
+
+        `looks` holds the `init_points` and `refine_points` [B, K, 9, 2] of each detection, in pixels.
+        """
+        cfg, grid = self.config, outputs.grid
+        scores = wide(outputs.logits).sigmoid()
+        if cfg.select == "points":
+            rows = L.top_per_level(scores.amax(-1), grid.lengths, cfg.top)  # [B, N]
+            pairs = class_pairs(L.take(scores, rows))
+        else:
+            lengths = [n * self.num_classes for n in grid.lengths]
+            best = L.top_per_level(scores.flatten(1), lengths, cfg.top)
+            rows, label = best // self.num_classes, best % self.num_classes
+            within = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+            pairs = (within, label, scores.flatten(1).gather(1, best))
+        boxes = B.clip(L.take(self.boxes(grid, wide(outputs.refine)), rows), sizes)
+        if cfg.drop_empty:
+            real = (B.size(boxes) > 0).all(-1)  # [B, N]
+            pairs = (pairs[0], pairs[1], torch.where(real.gather(1, pairs[0]), pairs[2], 0))
+
+        kept = class_nms(boxes, pairs, score=cfg.score, iou=cfg.nms, keep=cfg.keep)
+        chosen = rows.gather(1, kept.row)
+        looks = {"init_points": outputs.init, "refine_points": outputs.refine}
+        pixels = {
+            k: L.take(wide(v) * grid.stride[:, None, None] + grid.points[:, None], chosen)
+            for k, v in looks.items()
+        }
+        return Detections(L.take(boxes, kept.row), kept.score, kept.label, kept.count, looks=pixels)
+
+
+# -- geometry ----------------------------------------------------------------------------------
+
+
+def moment_box(points: Tensor, moment: Tensor) -> Tensor:
+    """Points [..., 9, 2], moment [2] -> boxes [..., 4]: mean -+ spread, stretched by exp(moment)."""
+    middle = points.mean(-2)
+    half = points.std(-2) * moment.exp()
+    return torch.cat([middle - half, middle + half], dim=-1)
+
+
+def grid_box(previous: Tensor, change: Tensor) -> Tensor:
+    """Boxes [B, 4, ...] and changes (tx, ty, tw, th) [B, 4, ...] -> boxes [B, 4, ...] (Faster R-CNN's code)."""
+    size = (previous[:, 2:] - previous[:, :2]).clamp(min=1e-6)
+    middle = (previous[:, :2] + previous[:, 2:]) / 2 + size * change[:, :2]
+    half = size * change[:, 2:].exp() / 2
+    return torch.cat([middle - half, middle + half], dim=1)
+
+
+def grid_on_box(boxes: Tensor) -> Tensor:
+    """Boxes [B, 4, ...] -> [B, 18, ...] y, x pairs: nine points, corners included, row by row."""
+    low, size = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    places = [(i / 2, j / 2) for i in range(3) for j in range(3)]
+    pairs = [[low[:, 1] + i * size[:, 1], low[:, 0] + j * size[:, 0]] for i, j in places]
+    return torch.stack([value for pair in pairs for value in pair], dim=1)
+
+
+def _squares(grid: L.Grid, scale: float) -> Tensor:
+    """[1, P, 4] squares of side scale * stride in the middle of which each point lies."""
+    half = (scale / 2 * grid.stride)[:, None]
+    return torch.cat([grid.points - half, grid.points + half], dim=-1)[None]
+
+
+def _points(x: Tensor) -> Tensor:
+    """[B, P, 18] of y, x pairs (the deformable convolution's order) -> [B, P, 9, 2] of x, y."""
+    return x.reshape(*x.shape[:-1], POINTS, 2).flip(-1)
+
+
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """x itself, whose gradient is multiplied by scale."""
+    return scale * x + (1 - scale) * x.detach()
+
+
+# -- private parts -----------------------------------------------------------------------------
+
+
+class RepPointsHead(nn.Module):
+    """One level: features [B, width, h, w] -> logits [B, C, h, w], init and refine [B, 18, h, w]."""
+
+    def __init__(self, config: RepPointsConfig) -> None:
+        super().__init__()
+        width, numbers = config.width, 4 if config.grid_points else 2 * POINTS
+        self.gradient_scale, self.grid_points = config.gradient_scale, config.grid_points
+        self.cls_tower = _tower(width, config.tower, config.norm_groups)
+        self.reg_tower = _tower(width, config.tower, config.norm_groups)
+        self.init_conv = nn.Conv2d(width, width, 3, padding=1)
+        self.init_out = nn.Conv2d(width, numbers, 1)
+        self.cls_conv = nn.Conv2d(width, width, 3, padding=1, bias=False)  # deformable
+        self.cls_out = nn.Conv2d(width, config.num_classes, 1)
+        self.refine_conv = nn.Conv2d(width, width, 3, padding=1, bias=False)  # deformable
+        self.refine_out = nn.Conv2d(width, numbers, 1)
+        self.kernel: Tensor
+        self.register_buffer("kernel", _kernel(), persistent=False)
+        self._start(config.deform_std)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cls, reg = self.cls_tower(x), self.reg_tower(x)
+        init = self.init_out(F.relu(self.init_conv(reg)))
+        first = init
+        if self.grid_points:
+            four = init.new_tensor([-2.0, -2.0, 2.0, 2.0]).reshape(1, 4, 1, 1)
+            first = grid_box(four.expand_as(init), init)
+            init = grid_on_box(first)
+        where = _scale_gradient(init, self.gradient_scale) - self.kernel
+        logits = self.cls_out(F.relu(_look(cls, where, self.cls_conv)))
+        refine = self.refine_out(F.relu(_look(reg, where, self.refine_conv)))
+        # the second look moves the first points (or box) but sends no gradient back into them: rp-07
+        refine = grid_on_box(grid_box(first.detach(), refine)) if self.grid_points else refine + init.detach()
+        return logits, init, refine
+
+    def _start(self, deform_std: float | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(cast("Tensor", self.cls_out.bias), -4.59512)  # every score starts at 0.01
+        for conv in (self.cls_conv, self.refine_conv):
+            if deform_std is None:
+                nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
+            else:
+                nn.init.normal_(conv.weight, std=deform_std)
+
+
+def _look(x: Tensor, where: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The convolution at its nine taps moved by `where` [B, 18, h, w], in cells."""
+    return deform_conv2d(x, where, conv.weight, padding=1)
+
+
+def _tower(width: int, depth: int, groups: int) -> nn.Sequential:
+    """3x3 convolutions, each with group normalisation (or with a bias) and ReLU."""
+    blocks: list[nn.Module] = []
+    for _ in range(depth):
+        conv = nn.Conv2d(width, width, 3, padding=1, bias=groups == 0)
+        norm = [nn.GroupNorm(groups, width)] if groups else []
+        blocks.append(nn.Sequential(conv, *norm, nn.ReLU()))
+    return nn.Sequential(*blocks)
+
+
+def _kernel() -> Tensor:
+    """Where a plain 3 x 3 kernel looks, as [1, 18, 1, 1] of y, x pairs."""
+    side = torch.tensor([-1.0, 0.0, 1.0])
+    return torch.cartesian_prod(side, side).reshape(1, -1, 1, 1)

@@ -1,0 +1,30 @@
+"""Every name that the command line knows."""
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from relook.zoo import reppoints
+from relook.zoo.entry import Entry
+
+ENTRIES: dict[str, Entry] = {e.name: e for e in (*reppoints.ENTRIES,)}
+
+
+def find(name: str) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        ValueError: when there is none; the message has the nearest names.
+    """
+    if name in ENTRIES:
+        return ENTRIES[name]
+    near = get_close_matches(name, ENTRIES, n=3, cutoff=0.4)
+    raise ValueError(
+        f"no model is called {name!r}; "
+        + (f"near it: {', '.join(near)}; " if near else "")
+        + "`relook models` shows all"
+    )
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Names that fit a pattern as of file names, in the catalog's order: "reppoints_v1*"."""
+    return [name for name in ENTRIES if fnmatchcase(name, pattern)]

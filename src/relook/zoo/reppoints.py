@@ -1,0 +1,172 @@
+"""RepPoints V1: the models of the RepPoints V2 authors and of mmdetection, and a small one of ours."""
+
+from dataclasses import replace
+
+from relook.backbones.mobilenet import MobileNetV2Config
+from relook.backbones.protocol import BackboneConfig
+from relook.backbones.resnet import ResNetConfig
+from relook.detectors.reppoints import RepPointsConfig
+from relook.recipe import Augment, Optimizer, Recipe, Resize, Schedule
+from relook.zoo.entry import Entry, Figure
+
+PAPER = "1904.11490"
+DCN = (2, 3, 4)  # stages c3, c4, c5
+
+# -- recipes -----------------------------------------------------------------------------------
+
+AUTHORS_1X = Recipe(
+    optimizer=Optimizer(lr=0.01, clip=35.0),
+    schedule=Schedule(epochs=12, drops=(8, 11)),
+    augment=Augment(group_by="w>h", need="annotation"),
+    backbone_weights="resnet50.tv_in1k",
+)
+AUTHORS_2X = replace(
+    AUTHORS_1X,
+    schedule=Schedule(epochs=24, drops=(16, 22)),
+    train_size=Resize(short=(480, 960), between=True),
+)
+MMDET_1X = Recipe(
+    optimizer=Optimizer(lr=0.01),
+    schedule=Schedule(epochs=12, drops=(8, 11), warmup_reach=499),
+    augment=Augment(group_by="w>=h", need="class annotation"),
+    backbone_weights="resnet50.tv_in1k",
+)
+MMDET_2X = replace(MMDET_1X, schedule=Schedule(epochs=24, drops=(16, 22), warmup_reach=499))
+
+# -- settings ----------------------------------------------------------------------------------
+
+R101 = ResNetConfig(name="resnet101")
+X101_64 = ResNetConfig(name="resnext101_64x4d")
+X101_32 = ResNetConfig(name="resnext101_32x4d")
+WEIGHTS = {  # timm's nearest to the published starting weights; see docs/how-to/published-weights.md
+    "resnet50": "resnet50.tv_in1k",
+    "resnet101": "resnet101.tv_in1k",
+    "resnext101_64x4d": "resnext101_64x4d.tv_in1k",
+    "resnext101_32x4d": "resnext101_32x4d.gluon_in1k",
+    "mobilenetv2_100": "mobilenetv2_100.ra_in1k",
+}
+
+AUTHORS = RepPointsConfig(
+    box="exact_minmax",
+    deform_std=0.01,
+    refine_assign="atss",
+    select="points",
+    drop_empty=False,
+    nms=0.6,
+)
+AUTHORS_GIOU = replace(AUTHORS, box_loss="giou", init_weight=1.0, refine_weight=2.0)
+MMDET = RepPointsConfig()
+MMDET_GRID = replace(MMDET, box="minmax", grid_points=True)
+
+
+def start(recipe: Recipe, backbone: BackboneConfig) -> Recipe:
+    """The recipe with the starting weights of that backbone; MobileNetV2's statistics span all devices."""
+    if isinstance(backbone, MobileNetV2Config):
+        return replace(recipe, backbone_weights=WEIGHTS[backbone.name], sync_bn=True)
+    if isinstance(backbone, ResNetConfig):
+        return replace(recipe, backbone_weights=WEIGHTS[backbone.name])
+    return recipe
+
+
+R101_DCN2 = replace(R101, deformable=DCN, modulated=True)
+X101_DCN2 = replace(X101_64, deformable=DCN, modulated=True)
+R101_DCN1 = replace(R101, deformable=DCN)
+X101_DCN1 = replace(X101_32, deformable=DCN)
+R50 = ResNetConfig()
+MNV2 = MobileNetV2Config()
+
+
+def _authors(
+    name: str, config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float | None = None
+) -> Entry:
+    publisher = "RepPoints V2 authors"
+    return Entry(
+        name=name,
+        paper=PAPER,
+        detector=detector,
+        recipe=start(recipe, detector.backbone),
+        layout="mmdet",
+        config=f"reppoints_v1/{config}_coco",
+        publisher=publisher,
+        figures=() if ap is None else (Figure("coco/val2017", "AP", ap, publisher),),
+        licence="the publisher's; their code is a fork of mmdetection (Apache-2.0)",
+    )
+
+
+def _giou(name: str, config: str, backbone: BackboneConfig, *, ap: float, width: int = 256) -> Entry:
+    """The authors' 2x models: multi-scale training, GIoU."""
+    detector = replace(AUTHORS_GIOU, backbone=backbone, width=width)
+    return _authors(
+        name,
+        f"reppoints_v1_{config}_giou{'_128c' if width == 128 else ''}_mstrain_2x",
+        detector,
+        AUTHORS_2X,
+        ap=ap,
+    )
+
+
+def _mmdet(config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float | None = None) -> Entry:
+    publisher = "mmdetection 3.3"
+    return Entry(
+        name=config.lower().replace("-", "_"),
+        paper=PAPER,
+        detector=detector,
+        recipe=start(recipe, detector.backbone),
+        layout="mmdet",
+        config=f"{config}_coco",
+        publisher=publisher,
+        figures=() if ap is None else (Figure("coco/val2017", "AP", ap, publisher),),
+    )
+
+
+ENTRIES = (
+    _authors("reppoints_v1_r50_fpn_1x", "reppoints_v1_r50_fpn_1x", AUTHORS, AUTHORS_1X, ap=38.8),
+    _authors(
+        "reppoints_v1_r50_fpn_giou_1x", "reppoints_v1_r50_fpn_giou_1x", AUTHORS_GIOU, AUTHORS_1X, ap=39.9
+    ),
+    _giou("reppoints_v1_r50_fpn_giou_2x", "r50_fpn", R50, ap=42.7),
+    _giou("reppoints_v1_r101_fpn_giou_2x", "r101_fpn", R101, ap=44.4),
+    _giou("reppoints_v1_r101_fpn_dcnv2_giou_2x", "r101_fpn_dconv_c3-c5", R101_DCN2, ap=46.6),
+    _giou("reppoints_v1_x101_fpn_giou_2x", "x101_fpn", X101_64, ap=46.3),
+    _giou("reppoints_v1_x101_fpn_dcnv2_giou_2x", "x101_fpn_dconv_c3-c5", X101_DCN2, ap=48.3),
+    _giou("reppoints_v1_mnv2_c128_fpn_2x", "mobilenet_fpn", MNV2, ap=35.7, width=128),
+    _giou("reppoints_v1_mnv2_fpn_2x", "mobilenet_fpn", MNV2, ap=37.8),
+    # configurations of the same authors for which no figure was published
+    _authors(
+        "reppoints_minmax_r50_fpn_1x",
+        "reppoints_minmax_r50_fpn_1x",
+        replace(AUTHORS, box="minmax"),
+        AUTHORS_1X,
+    ),
+    _authors(
+        "reppoints_minmax_r50_fpn_giou_1x",
+        "reppoints_minmax_r50_fpn_giou_1x",
+        replace(AUTHORS_GIOU, box="minmax"),
+        AUTHORS_1X,
+    ),
+    _mmdet("reppoints-moment_r50_fpn_1x", replace(MMDET, norm_groups=0), MMDET_1X, ap=37.0),
+    _mmdet("reppoints-moment_r50_fpn-gn_head-gn_1x", MMDET, MMDET_1X, ap=38.1),
+    _mmdet("reppoints-moment_r50_fpn-gn_head-gn_2x", MMDET, MMDET_2X, ap=38.6),
+    _mmdet("reppoints-moment_r101_fpn-gn_head-gn_2x", replace(MMDET, backbone=R101), MMDET_2X, ap=40.5),
+    _mmdet(
+        "reppoints-moment_r101-dconv-c3-c5_fpn-gn_head-gn_2x",
+        replace(MMDET, backbone=R101_DCN1),
+        MMDET_2X,
+        ap=42.9,
+    ),
+    _mmdet(
+        "reppoints-moment_x101-dconv-c3-c5_fpn-gn_head-gn_2x",
+        replace(MMDET, backbone=X101_DCN1),
+        MMDET_2X,
+        ap=44.2,
+    ),
+    _mmdet("reppoints-minmax_r50_fpn-gn_head-gn_1x", replace(MMDET, box="minmax"), MMDET_1X),
+    _mmdet("reppoints-partial-minmax_r50_fpn-gn_head-gn_1x", replace(MMDET, box="partial_minmax"), MMDET_1X),
+    _mmdet(
+        "reppoints-bbox_r50_fpn-gn_head-gn-grid_1x",
+        replace(MMDET_GRID, init_assign="max_iou"),
+        MMDET_1X,
+        ap=36.4,
+    ),
+    _mmdet("reppoints-bbox_r50-center_fpn-gn_head-gn-grid_1x", MMDET_GRID, MMDET_1X, ap=37.4),
+)
