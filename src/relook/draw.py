@@ -1,0 +1,254 @@
+"""Boxes, names and the two looks drawn on a picture. Knows arrays and Pillow, no detector and no file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]  # x1, y1, x2, y2
+
+PALETTE: Final[tuple[Color, ...]] = (  # Okabe and Ito's, told apart by colour-blind eyes too
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (213, 94, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (240, 228, 66),
+)
+DARK: Final[Color] = (20, 22, 26)
+LIGHT: Final[Color] = (255, 255, 255)
+SMOOTH: Final = 4  # round shapes are drawn this many times larger, then reduced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mark:
+    """One object to draw, in pixels of the picture; a caller lists the best first."""
+
+    box: Rectangle
+    color: int = 0  # usually its class
+    tag: str = ""
+    first: NDArray[np.float64] | None = None  # [N, 2] where the first look went
+    second: NDArray[np.float64] | None = None  # [N, 2] where the second look moved these points
+
+
+def color(index: int) -> Color:
+    """A colour for each class: seven that differ in hue, then darker and paler ones of the same hues."""
+    base = PALETTE[index % len(PALETTE)]
+    shade = index // len(PALETTE) % 3
+    if shade == 1:
+        return _mix(base, DARK, 0.45)
+    return _mix(base, LIGHT, 0.5) if shade == 2 else base
+
+
+def draw(
+    picture: NDArray[np.uint8] | Image.Image, marks: Sequence[Mark], *, legend: bool = True
+) -> Image.Image:
+    """A copy of a picture (uint8 RGB [H, W, 3]) with marks on it; lines and letters grow with its size.
+
+    Points of the first look are hollow, those of the second filled, and a thin line joins each pair. With
+    `legend`, a corner says so when there are any.
+    """
+    image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image.copy()
+    pen = _Pen(image)
+    for mark in reversed(marks):
+        pen.box(mark)
+    for mark in reversed(marks):
+        pen.points(mark)
+    taken: list[Rectangle] = []
+    if legend and any(mark.first is not None for mark in marks):
+        taken += pen.legend()
+    for mark in marks:
+        pen.tag(mark, taken)
+    return image
+
+
+def enlarged(picture: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], int]:
+    """A picture whose longer side is at least `side`, by the smallest whole factor, and that factor.
+
+    Small pictures are enlarged before drawing, so that letters and points stay legible.
+    """
+    height, width = picture.shape[:2]
+    factor = max(1, -(-side // max(height, width)))
+    if factor == 1:
+        return picture, 1
+    return np.asarray(
+        Image.fromarray(picture).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    ), factor
+
+
+class _Pen:
+    """Draws on one image with strokes that fit its size."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+        self.canvas = ImageDraw.Draw(image)
+        middle = (image.width * image.height) ** 0.5
+        self.stroke = max(1, round(middle / 320))
+        self.radius = max(2.5, middle / 150)
+        self.font = _font(max(10, round(middle / 40)))
+
+    def box(self, mark: Mark) -> None:
+        """A frame with a hairline of contrast around it, so that it shows on any ground."""
+        x1, y1, x2, y2 = (round(v) for v in mark.box)
+        frame = (min(x1, x2 - 1), min(y1, y2 - 1), max(x1, x2 - 1), max(y1, y2 - 1))  # the last pixel inside
+        paint = color(mark.color)
+        outer = (frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1)
+        self.canvas.rectangle(outer, outline=_contrast(paint))
+        self.canvas.rectangle(frame, outline=paint, width=self.stroke)
+
+    def points(self, mark: Mark) -> None:
+        paint = color(mark.color)
+        edge = _contrast(paint)
+        if mark.first is not None and mark.second is not None:
+            for start, end in zip(mark.first, mark.second, strict=True):
+                self._join(_pair(start), _pair(end), paint)
+        for place in () if mark.first is None else mark.first:
+            self._ring(_pair(place), self.radius + 0.8, self.radius * 0.4 + 1.6, edge)
+            self._ring(_pair(place), self.radius, self.radius * 0.4, paint)
+        for place in () if mark.second is None else mark.second:
+            self._ring(_pair(place), self.radius + 1, self.radius + 1, edge)
+            self._ring(_pair(place), self.radius, self.radius, paint)
+
+    def tag(self, mark: Mark, taken: list[Rectangle]) -> None:
+        """The name beside its box: inside the picture, and where no other name is, if it can."""
+        if not mark.tag:
+            return
+        text = self._fitting(mark.tag)
+        width, height = self._size(text)
+        x1, y1, x2, y2 = mark.box
+        edge = self.stroke
+        places = (
+            (x1, y1 - height),
+            (x1, y2),
+            (x2 - width, y1 - height),
+            (x1 + edge, y1 + edge),
+            (x1, y2 - height),
+        )
+        held = [self._held(x, y, width, height) for x, y in places]
+        free = [place for place in held if not any(_overlap(place, other) for other in taken)]
+        inside = held[0] if not free else free[0]
+        taken.append(inside)
+        self._label(inside, text, color(mark.color))
+
+    def legend(self) -> list[Rectangle]:
+        """What hollow and filled points mean, in the lower left corner; the room it takes, if any."""
+        parts = ("first look", "second look")
+        widths = [self._size(text)[0] for text in parts]
+        height = self._size(parts[0])[1]
+        step = 4 * self.radius
+        whole = sum(widths) + 2 * step
+        if whole > self.image.width or 2 * height > self.image.height:
+            return []
+        top = self.image.height - height
+        self.canvas.rectangle((0, top, whole, self.image.height), fill=DARK)
+        x = 0.0
+        for text, width, filled in zip(parts, widths, (False, True), strict=True):
+            middle = (x + step * 0.6, top + height / 2)
+            self._ring(middle, self.radius, self.radius if filled else self.radius * 0.4, LIGHT)
+            self._text((x + step, top), text, LIGHT)
+            x += step + width
+        return [(0, top, whole, self.image.height)]
+
+    # -- strokes -------------------------------------------------------------------------------------------
+
+    def _ring(self, middle: tuple[float, float], radius: float, width: float, paint: Color) -> None:
+        """A circle line of `width` inwards from `radius`; a disc when they are equal."""
+        left, top = int(middle[0] - radius) - 1, int(middle[1] - radius) - 1
+        side = int(2 * radius) + 4
+        mask = Image.new("L", (side * SMOOTH, side * SMOOTH))
+        x, y = (middle[0] - left) * SMOOTH, (middle[1] - top) * SMOOTH
+        pen = ImageDraw.Draw(mask)
+        big, small = radius * SMOOTH, (radius - width) * SMOOTH
+        pen.ellipse((x - big, y - big, x + big, y + big), fill=255)
+        if small > 0:
+            pen.ellipse((x - small, y - small, x + small, y + small), fill=0)
+        self.image.paste(paint, (left, top), mask.reduce(SMOOTH))
+
+    def _join(self, start: tuple[float, float], end: tuple[float, float], paint: Color) -> None:
+        """A line from the rim of a ring, which stays hollow, to the other point."""
+        away = (end[0] - start[0], end[1] - start[1])
+        length = (away[0] ** 2 + away[1] ** 2) ** 0.5
+        if length > self.radius:
+            share = self.radius / length
+            self._line((start[0] + away[0] * share, start[1] + away[1] * share), end, paint)
+
+    def _line(self, start: tuple[float, float], end: tuple[float, float], paint: Color) -> None:
+        left, top = int(min(start[0], end[0])) - 2, int(min(start[1], end[1])) - 2
+        width, height = int(abs(start[0] - end[0])) + 5, int(abs(start[1] - end[1])) + 5
+        if width * height > 4 * self.image.width * self.image.height:  # a point far outside: not worth a mask
+            self.canvas.line((start, end), fill=paint)
+            return
+        mask = Image.new("L", (width * SMOOTH, height * SMOOTH))
+        ends = [((x - left) * SMOOTH, (y - top) * SMOOTH) for x, y in (start, end)]
+        ImageDraw.Draw(mask).line(ends, fill=220, width=round(max(1.0, self.stroke * 0.6) * SMOOTH))
+        self.image.paste(paint, (left, top), mask.reduce(SMOOTH))
+
+    # -- letters -------------------------------------------------------------------------------------------
+
+    def _size(self, text: str) -> tuple[int, int]:
+        """(width, height) of a label: the same height for all texts."""
+        pad = max(2, round(self.font.size / 5))
+        return round(self.font.getlength(text)) + 2 * pad, round(self.font.size * 1.35) + pad // 2
+
+    def _fitting(self, text: str) -> str:
+        """The text, cut where the picture is narrower."""
+        while self._size(text)[0] > self.image.width and len(text) > 2:
+            text = text.removesuffix("…")[:-1] + "…"
+        return text
+
+    def _held(self, x: float, y: float, width: int, height: int) -> Rectangle:
+        x = min(max(0.0, x), max(0.0, self.image.width - width))
+        y = min(max(0.0, y), max(0.0, self.image.height - height))
+        return (x, y, x + width, y + height)
+
+    def _label(self, place: Rectangle, text: str, paint: Color) -> None:
+        x1, y1, x2, y2 = (round(v) for v in place)
+        self.canvas.rectangle((x1, y1, x2 - 1, y2 - 1), fill=paint)
+        self._text((x1, y1), text, _contrast(paint))
+
+    def _text(self, corner: tuple[float, float], text: str, paint: Color) -> None:
+        pad = max(2, round(self.font.size / 5))
+        height = self._size(text)[1]
+        self.canvas.text(
+            (corner[0] + pad, corner[1] + height / 2), text, fill=paint, font=self.font, anchor="lm"
+        )
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise TypeError(
+            "Pillow was built without FreeType; install a Pillow wheel: `pip install --force pillow`"
+        )
+    return font
+
+
+def _pair(point: NDArray[np.float64]) -> tuple[float, float]:
+    return float(point[0]), float(point[1])
+
+
+def _mix(one: Color, other: Color, share: float) -> Color:
+    r, g, b = (round(a + (z - a) * share) for a, z in zip(one, other, strict=True))
+    return r, g, b
+
+
+def _contrast(ground: Color) -> Color:
+    """Dark or light, whichever has the higher contrast (WCAG) to the ground."""
+    return DARK if _luminance(ground) > 0.18 else LIGHT
+
+
+def _luminance(paint: Color) -> float:
+    linear = [(v / 255) / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in paint]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
