@@ -37,7 +37,7 @@ install: $(STAMP)  ## only the environment, in .venv
 
 $(STAMP): pyproject.toml constraints.txt
 	@python="$(PYTHON)"; test -n "$$python" && "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "relook needs Python 3.11 or newer, and $${python:-no python3 here} is not." >&2; \
+		echo "relook needs Python 3.11 or newer; $${python:-python3} is older or not there." >&2; \
 		echo "Install one, then name it: make $(or $(MAKECMDGOALS),install) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 		echo "$(PYTHON) cannot make an environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
