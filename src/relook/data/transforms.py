@@ -1,6 +1,6 @@
 """From an upright uint8 image and its boxes to what the network sees: resize, mirror, normalise, pad.
 
-The order is the published one: jitter and resize on uint8, mirror, normalise, and zeros on the right and below.
+The order is the published one: jitter and resize on uint8, mirror, normalise, pad with zeros right and below.
 """
 
 import math
@@ -86,7 +86,7 @@ def resized_size(height: int, width: int, *, short: int, long: int) -> tuple[int
 def resize_boxes(boxes: NDArray[np.float64], *, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Boxes [N, 4] in pixels of an image of size `old` -> float32 in one of size `new`, clipped to it.
 
-    Sizes are (height, width). The factors are the true ratios of the rounded sizes, not the factor of the rule.
+    Sizes are (height, width). The factors are the true ratios of the rounded sizes, not the rule's factor.
     """
     x, y = new[1] / old[1], new[0] / old[0]
     scaled = torch.from_numpy(boxes * np.array([x, y, x, y])).float()
@@ -101,7 +101,8 @@ def mirror_boxes(boxes: Tensor, width: int) -> Tensor:
 
 def reshape_image(image: NDArray[np.uint8], drawn: Draw, resize: Resize) -> Tensor:
     """Jitter, resize and mirror, all on uint8: [H, W, 3] -> [3, h, w]."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    # a copy only of what torch cannot share: read-only arrays and channels turned by a negative stride
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
     if drawn.jittered:
         pixels = F.adjust_brightness(pixels, drawn.brightness)
         pixels = F.adjust_contrast(pixels, drawn.contrast)
@@ -151,7 +152,7 @@ def prepare(
 
 
 def padded_sides(sizes: Sequence[tuple[int, int]], *, pad: int, stride: int) -> tuple[int, int]:
-    """(H, W) of a batch of images of `sizes`: the largest sides, up to a multiple of `pad` and of `stride`."""
+    """(H, W) of a batch of images of `sizes`: the largest sides, up to multiples of `pad` and `stride`."""
     step = math.lcm(pad, stride)
     height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
     return -(-height // step) * step, -(-width // step) * step
