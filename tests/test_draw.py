@@ -62,14 +62,14 @@ def test_points_of_the_first_look_are_hollow_and_of_the_second_filled():
     points = np.array([[50.0, 60.0], [100.0, 60.0]])
     picture = np.asarray(
         draw(
-            _grey(400, 400),
+            _grey(1200, 1200),
             [Mark(box=(20, 20, 30, 30), first=points * 3, second=points * 3 + [0, 40])],
             legend=False,
         )
     )
     assert tuple(picture[220, 150]) == color(0)
-    first = picture[180, 150]
-    ring = picture[176:185, 145:155].reshape(-1, 3)
+    first = picture[179, 149]
+    ring = picture[170:190, 140:160].reshape(-1, 3)
     assert (np.abs(ring.astype(int) - color(0)).sum(-1) < 40).any()
     assert tuple(first) == (128, 128, 128)
     assert tuple(picture[200, 150]) != (128, 128, 128)  # the line that joins them
