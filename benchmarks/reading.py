@@ -1,0 +1,173 @@
+"""What a reader must hold to follow a detector: files, lines, functions and depth of one training step.
+
+    python benchmarks/reading.py                         the default models
+    python benchmarks/reading.py MODEL... [--files]      others; --files lists what was entered
+
+A tracer watches every Python call of making the model and of one training step (forward, loss, backward). Our code
+is counted here; packages other than torch and ours are listed apart, for they too must be read.
+"""
+
+import argparse
+import inspect
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import _results
+import torch
+
+import relook
+
+HOME = str(Path(relook.__file__).parent)
+MODELS = ("reppoints_nano", "reppoints_v1_r50_fpn_1x", "reppoints_moment_r50_fpn_gn_head_gn_1x")
+SIDE, IMAGES = 128, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one person can hold in mind for an afternoon."""
+
+    files: int = 16
+    lines: int = 1200  # of the functions entered, from `def` to their end
+    functions: int = 60
+    depth: int = 7
+    build: int = 400  # calls to make the model
+
+
+@dataclass(slots=True)
+class Trace:
+    """Every function of ours that was entered; other packages by their files."""
+
+    codes: set[CodeType] = field(default_factory=set)
+    others: dict[str, set[str]] = field(default_factory=dict)
+    calls: int = 0
+    depth: int = 0
+
+    @property
+    def files(self) -> list[str]:
+        return sorted({code.co_filename for code in self.codes})
+
+    @property
+    def lines(self) -> int:
+        """Lines of the functions entered."""
+        return sum(len(inspect.getsourcelines(code)[0]) for code in self.codes)
+
+
+@contextmanager
+def traced() -> Iterator[Trace]:
+    """Watches the calls of this thread."""
+    trace = Trace()
+    ours: list[FrameType] = []
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event == "call":
+            if code.co_filename.startswith(HOME):
+                if _is_function(code):
+                    ours.append(frame)
+                    trace.codes.add(code)
+                    trace.calls += 1
+                    trace.depth = max(trace.depth, len(ours))
+            elif package := _package(code.co_filename):
+                trace.others.setdefault(package, set()).add(code.co_filename)
+        elif event == "return" and ours and ours[-1] is frame:
+            ours.pop()
+
+    sys.setprofile(watch)
+    try:
+        yield trace
+    finally:
+        sys.setprofile(None)
+
+
+def _is_function(code: CodeType) -> bool:
+    """A function with a name; not a comprehension, nor the body of a class or module."""
+    return bool(code.co_flags & inspect.CO_OPTIMIZED) and not code.co_name.startswith("<")
+
+
+def _package(file: str) -> str:
+    """timm for a file of timm; nothing for Python's own library and torch, which everyone knows."""
+    _, found, rest = file.partition("site-packages/")
+    name = rest.split("/", 1)[0].removesuffix(".py")
+    return name if found and name not in {"torch", "numpy"} else ""
+
+
+def batch(detector: torch.nn.Module) -> tuple[torch.Tensor, relook.Targets]:
+    """Two small images with three boxes, the same for every model."""
+    stride = int(getattr(detector, "stride", 32))
+    side = -(-SIDE // stride) * stride
+    images = torch.linspace(-1, 1, IMAGES * 3 * side * side).reshape(IMAGES, 3, side, side)
+    boxes = [torch.tensor([[8.0, 8, 60, 70], [50, 30, 120, 110]]), torch.tensor([[20.0, 40, 90, 100]])]
+    labels = [torch.tensor([0, 1]), torch.tensor([2])]
+    return images, relook.Targets.pad(boxes, labels, [(side, side)] * IMAGES)
+
+
+def step(detector: Any, images: torch.Tensor, targets: relook.Targets) -> None:
+    """One training step without the optimiser, which is torch's."""
+    losses = detector.loss(detector(images), targets)
+    sum(losses.values()).backward()
+
+
+def read(make: Callable[[], Any]) -> dict[str, Any]:
+    """The reading cost of the detector that `make` makes: numbers by name, and the files behind them."""
+    with traced() as build:
+        detector = make()
+    detector.train()
+    images, targets = batch(detector)
+    with traced() as run:
+        step(detector, images, targets)
+    start = time.perf_counter()
+    step(detector, images, targets)
+    files = [Path(file) for file in run.files]
+    return {
+        "files": len(files),
+        "lines": run.lines,
+        "functions": len(run.codes),
+        "depth": run.depth,
+        "build": build.calls,
+        "whole_files": sum(len(file.read_text().splitlines()) for file in files),
+        "others": {name: len(entered) for name, entered in sorted(run.others.items())},
+        "entered": [str(file.relative_to(HOME)) for file in files],
+        "step_ms": round(1000 * (time.perf_counter() - start), 1),
+    }
+
+
+def breaches(cost: dict[str, Any], limits: Limits | None = None) -> list[str]:
+    """Which limits a cost passes, one line each."""
+    allowed = asdict(limits or Limits())
+    return [f"{name} {cost[name]} > {most}" for name, most in allowed.items() if cost[name] > most]
+
+
+def main() -> int:
+    """Prints the table, saves it, and fails when a model costs more than the limits allow."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"zoo names (default: {' '.join(MODELS)})")
+    parser.add_argument("--files", action="store_true", help="list the files entered")
+    asked = parser.parse_args()
+    names = asked.models or MODELS
+    costs = {name: read(lambda name=name: relook.create_model(name)) for name in names}
+    columns = [*asdict(Limits()), "whole_files"]
+    wide = max(map(len, costs))
+    print(f"{'model':{wide}}", *(f"{column:>11}" for column in columns), " other packages (files)")
+    for name, cost in costs.items():
+        others = ", ".join(f"{package} {count}" for package, count in cost["others"].items())
+        print(f"{name:{wide}}", *(f"{cost[column]:>11}" for column in columns), f" {others}")
+        if asked.files:
+            print(*(f"    {file}" for file in cost["entered"]), sep="\n")
+    print(f"{'limit':{wide}}", *(f"{most:>11}" for most in asdict(Limits()).values()))
+    if not asked.models:
+        print("saved in", _results.save("reading", costs))
+    over = [f"{name}: {breach}" for name, cost in costs.items() for breach in breaches(cost)]
+    print(*over, sep="\n", end="\n" if over else "")
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
