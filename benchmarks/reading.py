@@ -3,8 +3,8 @@
     python benchmarks/reading.py                         the default models
     python benchmarks/reading.py MODEL... [--files]      others; --files lists what was entered
 
-A tracer watches every Python call of making the model and of one training step (forward, loss, backward). Our code
-is counted here; packages other than torch and ours are listed apart, for they too must be read.
+A tracer watches every Python call of making the model and of one training step (forward, loss, backward). Our own
+code is counted here; packages other than torch and ours are listed apart, for they too must be read.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import _results
 import torch
 
 import relook
+from relook.types import Targets
 
 HOME = str(Path(relook.__file__).parent)
 MODELS = ("reppoints_nano", "reppoints_v1_r50_fpn_1x", "reppoints_moment_r50_fpn_gn_head_gn_1x")
@@ -97,17 +98,17 @@ def _package(file: str) -> str:
     return name if found and name not in {"torch", "numpy"} else ""
 
 
-def batch(detector: torch.nn.Module) -> tuple[torch.Tensor, relook.Targets]:
+def batch(detector: torch.nn.Module) -> tuple[torch.Tensor, Targets]:
     """Two small images with three boxes, the same for every model."""
     stride = int(getattr(detector, "stride", 32))
     side = -(-SIDE // stride) * stride
     images = torch.linspace(-1, 1, IMAGES * 3 * side * side).reshape(IMAGES, 3, side, side)
     boxes = [torch.tensor([[8.0, 8, 60, 70], [50, 30, 120, 110]]), torch.tensor([[20.0, 40, 90, 100]])]
     labels = [torch.tensor([0, 1]), torch.tensor([2])]
-    return images, relook.Targets.pad(boxes, labels, [(side, side)] * IMAGES)
+    return images, Targets.pad(boxes, labels, [(side, side)] * IMAGES)
 
 
-def step(detector: Any, images: torch.Tensor, targets: relook.Targets) -> None:
+def step(detector: Any, images: torch.Tensor, targets: Targets) -> None:
     """One training step without the optimiser, which is torch's."""
     losses = detector.loss(detector(images), targets)
     sum(losses.values()).backward()

@@ -39,7 +39,7 @@ def test_a_file_says_what_it_is_for(file: Path):
 
 
 def public(file: Path) -> Iterator[tuple[str, Function]]:
-    """Public functions of a file and public methods of its public classes, properties left out: those are nouns."""
+    """Public functions of a file and public methods of its public classes; properties are nouns, left out."""
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, Function) and not node.name.startswith("_"):
             yield node.name, node
