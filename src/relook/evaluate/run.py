@@ -1,0 +1,243 @@
+"""Runs a detector over a dataset and scores it; one process or many give the same numbers.
+
+Under torchrun every process takes its share of the images; the first one scores, all get the report.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from relook.data.batches import Batch, eval_loader
+from relook.data.sample import Source
+from relook.detector import Detector
+from relook.evaluate.coco_ap import ApReport, coco_ap
+from relook.files import whole_file
+from relook.recipe import Recipe
+from relook.types import Detections
+
+log = logging.getLogger("relook.evaluate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The score of a detector on a dataset, and what it was computed from."""
+
+    report: ApReport
+    detections: list[dict[str, Any]]  # COCO results by image id, best first; empty but in the first process
+    seconds: float  # for all images, loading included
+    broken: tuple[str, ...]  # images that could not be read, and why; they count as images without detections
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain values; without the detections, which have a file of their own."""
+        speed = self.report.images / max(self.seconds, 1e-9)
+        return {**self.report.to_json(), "images_per_second": round(speed, 3), "broken": list(self.broken)}
+
+    def save(self, folder: Path | str) -> tuple[Path, Path]:
+        """Writes metrics.json and detections.json (COCO's result format) into `folder`; gives their paths."""
+        metrics, detections = Path(folder) / "metrics.json", Path(folder) / "detections.json"
+        with whole_file(metrics) as beside:
+            beside.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        with whole_file(detections) as beside:
+            beside.write_text(json.dumps(self.detections), encoding="utf-8")
+        return metrics, detections
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Detections of many images, row by row, small enough to travel between processes."""
+
+    image: NDArray[np.int64]  # [N] image id
+    label: NDArray[np.int64]  # [N] contiguous label
+    score: NDArray[np.float64]  # [N]
+    box: NDArray[np.float64]  # [N, 4] x, y, width, height in original pixels
+
+    @classmethod
+    def join(cls, parts: Sequence["_Found"]) -> "_Found":
+        """All parts in the order of their image ids; within an image nothing changes its place."""
+        image = np.concatenate([np.zeros(0, np.int64), *(p.image for p in parts)])
+        order = np.argsort(image, kind="stable")
+        return cls(
+            image[order],
+            np.concatenate([np.zeros(0, np.int64), *(p.label for p in parts)])[order],
+            np.concatenate([np.zeros(0), *(p.score for p in parts)])[order],
+            np.concatenate([np.zeros((0, 4)), *(p.box for p in parts)])[order],
+        )
+
+    def to_coco(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        columns = zip(
+            self.image.tolist(), self.label.tolist(), self.box.tolist(), self.score.tolist(), strict=True
+        )
+        return [
+            {"image_id": image, "category_id": category_ids[label], "bbox": box, "score": score}
+            for image, label, box, score in columns
+        ]
+
+
+def evaluate(
+    detector: Detector[Any],
+    recipe: Recipe,
+    source: Source,
+    *,
+    batch: int = 1,
+    workers: int = 2,
+    device: torch.device | str = "auto",
+    progress: bool = True,
+) -> Evaluation:
+    """Detects in every image of `source` and scores the result.
+
+    The detector is moved to `device`, put into evaluation mode and back into the mode it was in. For a
+    reduced precision call this within `torch.autocast`.
+
+    Args:
+        detector: must have as many classes as `source`.
+        recipe: how images are resized and normalised (`test_size`, `pixels`).
+        source: the images and their ground truth.
+        batch: images a step and process.
+        workers: processes that read images, for each process that detects; 0 reads in the same one.
+        device: "auto" is the GPU if there is one, under torchrun the one of this process.
+        progress: show a bar with images a second and the time left (in a terminal only).
+
+    Raises:
+        ValueError: when the detector and `source` differ in their number of classes.
+    """
+    if detector.num_classes != len(source.classes):
+        raise ValueError(
+            f"the detector knows {detector.num_classes} classes but {source.file or source.name} has "
+            f"{len(source.classes)}: {', '.join(source.classes[:5])}...; use weights trained on these classes"
+        )
+    with _processes():
+        rank, world = _place()
+        place = _device(device)
+        loader = eval_loader(
+            source, recipe, batch=batch, workers=workers, stride=detector.stride, rank=rank, world=world
+        )
+        started = time.monotonic()
+        total = -(-len(source.samples) // world)
+        mine = _detect(detector, _bar(loader, total, show=progress and rank == 0), place)
+        everyone = _gather((mine, tuple(loader.broken.values())))
+        seconds = time.monotonic() - started
+        report, detections, broken = None, [], ()
+        if everyone is not None:
+            detections = _Found.join([found for found, _ in everyone]).to_coco(source.category_ids)
+            report = coco_ap(source, detections)
+            broken = tuple(sorted(why for _, whys in everyone for why in whys))
+        report, broken, seconds = _tell((report, broken, seconds))
+    return Evaluation(report=report, detections=detections, seconds=seconds, broken=broken)
+
+
+def _detect(detector: Detector[Any], batches: Iterator[Batch], device: torch.device) -> _Found:
+    """This process's share of the images."""
+    detector.to(device)
+    training = detector.training
+    detector.eval()
+    parts: list[_Found] = []
+    try:
+        # not inference_mode: what a detector keeps for later, such as its grid, must stay fit for training
+        with torch.no_grad():
+            for batch in batches:
+                images = batch.images.to(device, non_blocking=True)
+                sizes = batch.targets.sizes.to(device, non_blocking=True)
+                parts.extend(_original(detector.predict(detector(images), sizes), batch))
+    finally:
+        detector.train(training)
+    return _Found.join(parts)
+
+
+def _original(found: Detections, batch: Batch) -> Iterator[_Found]:
+    """Boxes in network-input pixels -> boxes in original pixels, by each axis's true ratio, unclipped."""
+    host = Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.count.cpu())
+    scales = batch.scales.cpu().numpy().astype(np.float64)  # [B, 2] x, y
+    for i, image in enumerate(host.unpad()):
+        boxes = image.boxes.double().numpy() / np.tile(scales[i], 2)
+        yield _Found(
+            np.full(len(image), int(batch.ids[i]), np.int64),
+            image.labels.numpy(),
+            image.scores.double().numpy(),
+            np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+        )
+
+
+def _bar(batches: Any, total: int, *, show: bool) -> Iterator[Batch]:
+    """Passes the batches on and draws how far they are."""
+    console = Console(stderr=True)
+    if not (show and console.is_terminal):
+        yield from batches
+        return
+    columns = (
+        TextColumn("evaluating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.speed:.1f} images/s"),
+        TimeRemainingColumn(),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("evaluating", total=total)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch.ids))
+    log.debug("read and detected in %.1f s", time.monotonic() - started)
+
+
+# -- several processes ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _processes() -> Generator[None]:
+    """Joins the processes that torchrun started, unless somebody (the training loop) has already done so."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ
+    if alone or not dist.is_available() or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("gloo")  # only Python objects travel, once, at the end
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _place() -> tuple[int, int]:
+    """(this process, number of processes)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _gather(mine: Any) -> list[Any] | None:
+    """Everybody's object in the first process, None in the others."""
+    rank, world = _place()
+    if world == 1:
+        return [mine]
+    everyone: list[Any] | None = [None] * world if rank == 0 else None
+    dist.gather_object(mine, everyone)
+    return everyone
+
+
+def _tell(mine: Any) -> Any:
+    """The first process's object in all of them."""
+    if _place()[1] == 1:
+        return mine
+    box = [mine]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def _device(device: torch.device | str) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -1,0 +1,206 @@
+"""The training as Lightning sees it: where it runs, what a step is, and in which order batches come."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from typing_extensions import override
+
+from relook.data.batches import Batch, Loader, train_loader
+from relook.data.sample import Source
+from relook.detector import Detector
+from relook.recipe import Recipe
+from relook.train.callbacks import LossWatch
+from relook.train.optim import Plan, learning_rate, optimizer, plan, scheduler
+from relook.train.settings import TrainSettings
+from relook.train.step import Step
+
+log = logging.getLogger("relook.train")
+
+
+# -- where ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """Which devices train."""
+
+    accelerator: Literal["cpu", "gpu"]
+    devices: int  # on each node
+    nodes: int
+
+    @property
+    def world(self) -> int:
+        """Processes in all."""
+        return self.devices * self.nodes
+
+
+def machines(settings: TrainSettings) -> Machines:
+    """What `--devices` and `--nodes` mean here; under torchrun and SLURM the processes are counted there.
+
+    Raises:
+        ValueError: when there are not so many devices, or the word is not known.
+    """
+    kind, _, count = str(settings.devices).partition(":")
+    if kind.isdigit():
+        kind, count = "auto", kind
+    gpus = torch.cuda.device_count()
+    if kind not in {"auto", "cpu", "gpu"} or (count and not (count.isdigit() and int(count))):
+        raise ValueError(
+            f"devices={settings.devices!r} is not known; say auto, cpu, gpu, a number, cpu:2 or gpu:2"
+        )
+    if kind == "gpu" and not gpus:
+        raise ValueError(f"devices={settings.devices!r}, but torch finds no GPU here; use --devices cpu")
+    gpu = kind == "gpu" or (kind == "auto" and gpus > 0)
+    local, nodes = _started_by_others()
+    devices = local or int(count or (gpus if gpu else 1))
+    if gpu and devices > gpus:
+        raise ValueError(f"{devices} GPUs are asked for, but torch finds {gpus}; use --devices {gpus}")
+    return Machines("gpu" if gpu else "cpu", devices, nodes or settings.nodes)
+
+
+def _started_by_others() -> tuple[int, int]:
+    """(processes on this node, nodes) as torchrun or SLURM started them; zeros when they did not."""
+    if TorchElasticEnvironment.detect():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return max(1, int(os.environ["SLURM_NTASKS"]) // nodes), nodes
+    return 0, 0
+
+
+# -- in which order ------------------------------------------------------------------------------------
+
+
+class Epochs:
+    """A loader that knows the epoch it is asked for, and where in it a stopped training goes on."""
+
+    def __init__(self, loader: Loader, epoch: Callable[[], int]) -> None:
+        self.loader = loader
+        self.epoch = epoch
+        self.given = 0  # batches of this epoch that were handed out
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.loader.sampler.set_epoch(self.epoch())
+        skip = self.given if self.given < len(self) else 0
+        self.given = 0
+        for batch in self.loader:
+            self.given += 1
+            if self.given > skip:
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Called by Lightning when it saves."""
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Called by Lightning before it iterates again."""
+        self.given = state["given"]
+
+
+# -- what a step is ------------------------------------------------------------------------------------
+
+
+class Training(LightningModule):
+    """A detector, its recipe and its data, ready for `Trainer.fit`."""
+
+    def __init__(
+        self,
+        detector: Detector[Any],
+        recipe: Recipe,
+        source: Source,
+        settings: TrainSettings,
+        where: Machines,
+    ) -> None:
+        super().__init__()
+        self.step = Step(detector)
+        self.recipe = recipe
+        self.source = source
+        self.settings = settings
+        self.where = where
+        self.watch = LossWatch(settings.folder())
+        self.batch = settings.batch or max(1, recipe.batch // (where.world * settings.accumulate))
+        self.total_batch = self.batch * where.world * settings.accumulate
+        self.lr, self.lr_origin = learning_rate(recipe, self.total_batch, settings.lr)
+
+    @property
+    def detector(self) -> Detector[Any]:
+        return self.step.detector
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole schedule."""
+        return self.settings.epochs or self.recipe.schedule.epochs
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Makes the loader, now that the processes know each other."""
+        self.loader = train_loader(
+            self.source,
+            self.recipe,
+            batch=self.batch,
+            workers=self.settings.workers,
+            seed=self.settings.seed,
+            stride=self.detector.stride,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
+        if self.settings.compile:
+            self.step.compile()
+
+    def plan(self) -> Plan:
+        """The learning rate over all steps."""
+        steps = -(-len(self.loader) // self.settings.accumulate)
+        return plan(self.recipe.schedule, steps, self.epochs)
+
+    @override
+    def train_dataloader(self) -> Any:
+        return Epochs(self.loader, lambda: self.trainer.fit_loop.epoch_progress.current.processed)
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        facts = self.recipe.optimizer
+        unscaled = not (self.settings.precision == "fp16" and facts.clip is not None)
+        over = optimizer(self.parameters(), facts, self.lr, fused=unscaled)
+        return {
+            "optimizer": over,
+            "lr_scheduler": {"scheduler": scheduler(over, self.plan()), "interval": "step"},
+        }
+
+    @override
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    @override
+    def on_train_start(self) -> None:
+        self.step.train()
+        self.watch.listen()  # here, because Lightning has set its own handlers before
+        if self.trainer.is_global_zero:
+            log.info("%s", self.plan().describe(self.lr))
+
+    @override
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # what a step draws depends on seed, step and process only, so that a resumed run draws the same
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed((self.settings.seed * 1_000_003 + step) * 65_537 + self.trainer.global_rank)
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.step(batch.images, batch.targets)
+        self.watch.note(losses, batch)
+        return torch.stack([*losses.values()]).sum()
+
+    @override
+    def on_after_backward(self) -> None:
+        self.watch.check(self.trainer.global_step)
