@@ -15,6 +15,10 @@ class DataError(ValueError):
     """A data set that cannot be used; the message lists the mistakes and how to mend them."""
 
 
+class WrongSize(BrokenImage):
+    """An image that is not as large as its annotation says, so that boxes would be in wrong places."""
+
+
 def _no_boxes() -> NDArray[np.float64]:
     return np.zeros((0, 4))
 
@@ -51,12 +55,13 @@ class Sample:
         """The image as uint8 RGB [H, W, 3].
 
         Raises:
-            BrokenImage: when it cannot be read, or its size is not the one the annotation gives.
+            BrokenImage: when it cannot be read.
+            WrongSize: when its size is not the one the annotation gives.
         """
         image = read_image(self.path) if self.pixels is None else self.pixels()
         height, width = image.shape[:2]
         if self.height and (height, width) != (self.height, self.width):
-            raise BrokenImage(
+            raise WrongSize(
                 f"{self.path}: is {width}x{height} pixels (width x height), "
                 f"but its annotation says {self.width}x{self.height}"
             )
