@@ -3,8 +3,8 @@
     python benchmarks/reading.py                         the default models
     python benchmarks/reading.py MODEL... [--files]      others; --files lists what was entered
 
-A tracer watches every Python call of making the model and of one training step (forward, loss, backward). Our own
-code is counted here; packages other than torch and ours are listed apart, for they too must be read.
+A tracer watches every Python call of making the model and of one training step: forward, loss, backward. Our
+own code is counted; packages other than torch and ours are listed apart, for they too must be read.
 """
 
 import argparse

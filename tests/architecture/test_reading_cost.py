@@ -42,5 +42,5 @@ def test_the_tracer_counts_what_was_entered():
     assert (one.calls, len(one.codes), one.depth, len(one.files)) == (2, 1, 1, 1)
     with reading.traced() as deeper:
         boxes.pairwise_iou(torch.zeros(2, 4), torch.zeros(2, 4))
-    assert deeper.depth == 2
+    assert deeper.depth > one.depth
     assert deeper.lines > one.lines > 0
