@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from relook.data.detect_format import find_parts
 from relook.data.images import BrokenImage
@@ -73,13 +74,13 @@ def check(path: Path | str, *, progress: Callable[[int, int], None] | None = Non
     try:
         parts = find_parts(path)
     except DataError as error:
-        problems.fatal(path, "data set", str(error), "see above")
+        problems.fatal(path, "data set", str(error), "mend this first")
         parts = dict[str, Part]()
     for split, part in parts.items():
         try:
             sources[split] = part(problems)
         except DataError as error:
-            problems.fatal(path, split, str(error), "see above")
+            problems.fatal(path, split, str(error), "mend this first")
     samples = [sample for source in sources.values() for sample in source.samples]
     _check_images(samples, problems, progress)
     for source in sources.values():
@@ -122,7 +123,7 @@ def _check_images(
                 progress(n + 1, len(samples))
     if samples and broken > len(samples) / 2:
         what = f"{broken} of {len(samples)} images are broken, with which training stops"
-        problems.fatal(samples[0].path.parent, "images", what, "see each image below")
+        problems.fatal(samples[0].path.parent, "images", what, "mend the images listed")
 
 
 def _check_use(source: Source, problems: Problems) -> None:
@@ -160,41 +161,41 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _summary(source: Source) -> Summary:
-    boxes = (
-        np.concatenate([s.boxes[~s.crowd] for s in source.samples]) if source.samples else np.zeros((0, 4))
-    )
-    area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
+    areas = [_box_areas(sample) for sample in source.samples]
+    area = np.concatenate(areas) if areas else np.zeros(0)
     counts = Counter(label for s in source.samples for label in s.labels[~s.crowd].tolist())
     sizes = Counter(f"{s.width}x{s.height}" for s in source.samples)
-    quantiles = np.quantile(np.sqrt(area), [0, 0.25, 0.5, 0.75, 1]).round(1).tolist() if len(area) else []
+    quarters = (0, 0.25, 0.5, 0.75, 1) if len(area) else ()
     return Summary(
         name=source.name,
         images=len(source.samples),
         empty=sum(not len(s.boxes) for s in source.samples),
-        boxes=len(boxes),
+        boxes=len(area),
         crowds=sum(int(s.crowd.sum()) for s in source.samples),
         per_class={name: counts[label] for label, name in enumerate(source.classes)},
         small=int((area < _SMALL).sum()),
         medium=int(((area >= _SMALL) & (area < _LARGE)).sum()),
         large=int((area >= _LARGE).sum()),
-        sides=tuple(quantiles),
+        sides=tuple(round(float(np.quantile(np.sqrt(area), q)), 1) for q in quarters),
         image_sizes=dict(sizes.most_common()),
     )
 
 
+def _box_areas(sample: Sample) -> NDArray[np.float64]:
+    """Areas of the boxes that are no crowds, in pixels."""
+    boxes = sample.boxes[~sample.crowd]
+    return (boxes[:, 2] - boxes[:, 0]).clip(0) * (boxes[:, 3] - boxes[:, 1]).clip(0)
+
+
 def _split_lines(split: Summary) -> list[str]:
     common = ", ".join(f"{size} ({count})" for size, count in list(split.image_sizes.items())[:4])
-    lines = [
-        f"{split.name}: {split.images} images ({split.empty} without objects), {split.boxes} boxes, "
-        f"{split.crowds} crowds or difficult objects",
-        f"  image sizes, width x height: {common}",
-    ]
+    held = f"{split.boxes} boxes, {split.crowds} crowds or difficult objects"
+    lines = [f"{split.name}: {split.images} images ({split.empty} without objects), {held}"]
+    lines.append(f"  image sizes, width x height: {common}")
     if split.boxes:
+        kinds = f"{split.small} small (< 32x32 pixels), {split.medium} medium, {split.large} large (>= 96x96)"
         sides = ", ".join(f"{side:g}" for side in split.sides)
-        lines += [
-            f"  boxes: {split.small} small (< 32x32 pixels), {split.medium} medium, {split.large} large "
-            f"(>= 96x96); side smallest, quartiles, largest: {sides}",
-        ]
+        lines.append(f"  boxes: {kinds}; side smallest, quartiles, largest: {sides}")
     lines += [f"  {count:8d}  {name}" for name, count in split.per_class.items()]
     return lines
 

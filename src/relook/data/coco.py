@@ -34,7 +34,8 @@ def find_coco(path: Path) -> Parts | None:
         DataError: when several files claim the same split.
     """
     if path.is_file():
-        return _by_role(_siblings(path), path.parent) if path.suffix == ".json" else None
+        folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+        return _by_role(_siblings(path), folder) if path.suffix == ".json" else None
     files = [*path.glob("annotations/*.json"), *path.glob("*.json")]
     files = sorted(f for f in files if not f.name.startswith(_OTHER_TASKS))
     instances = [f for f in files if f.name.startswith("instances")]

@@ -4,13 +4,13 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from relook.data.coco import find_coco, find_roboflow
 from relook.data.problems import Part, Parts, Problems
 from relook.data.sample import DataError, Sample, Source
-from relook.data.shapes import shapes
+from relook.data.shapes import SPLITS, Split, shapes
 from relook.data.voc import find_voc
 from relook.data.yolo import find_yolo
 
@@ -36,8 +36,6 @@ SHAPES_COUNTS = {"train": 2000, "val": 200}
 
 VAL_SHARE = 0.1  # of the images, when a data set has no split of its own
 
-Split = Literal["train", "val"]
-
 
 def read(path: Path | str, split: Split) -> Source:
     """One split of the data at `path`.
@@ -53,8 +51,6 @@ def read(path: Path | str, split: Split) -> Source:
     Raises:
         DataError: when the format is not known or the data have mistakes that prevent their use.
     """
-    if _is_shapes(path):
-        return _shapes(str(path), split)
     parts = find_parts(path)
     problems = Problems()
     source = _read_split(parts, split, Path(path), problems)
@@ -68,6 +64,8 @@ def find_parts(path: Path | str) -> Parts:
     Raises:
         DataError: when the path does not exist or no format fits; it says what was looked for and found.
     """
+    if str(path).partition(":")[0] == "shapes" and not Path(path).exists():
+        return {split: partial(_shapes, str(path), split) for split in SPLITS}
     named, _, rest = str(path).partition(":")
     formats = {named: READERS[named]} if rest and named in READERS else READERS
     place = Path(rest) if len(formats) == 1 else Path(path)
@@ -135,18 +133,15 @@ def _hash(sample: Sample) -> float:
 # -- generated -----------------------------------------------------------------------------------------
 
 
-def _is_shapes(path: Path | str) -> bool:
-    return str(path).partition(":")[0] == "shapes" and not Path(path).exists()
-
-
-def _shapes(path: str, split: Split) -> Source:
+def _shapes(path: str, split: Split, problems: Problems) -> Source:
     """The generated data set with the settings after "shapes:"."""
     settings = {"seed": 0, "side": 128, "most": 5, **SHAPES_COUNTS}
     for item in filter(None, path.partition(":")[2].split(",")):
         key, _, value = item.partition("=")
         if key not in settings or not value.isdigit():
-            raise DataError(f"{path}: {item} is no setting; write NAME=NUMBER with {', '.join(settings)}")
-        settings[key] = int(value)
+            problems.fatal(path, item, "is no setting", f"write NAME=NUMBER with {', '.join(settings)}")
+        else:
+            settings[key] = int(value)
     return shapes(
         settings[split], seed=settings["seed"], split=split, side=settings["side"], most=settings["most"]
     )

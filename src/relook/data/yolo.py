@@ -1,4 +1,4 @@
-"""Data sets in YOLO's folders: images/ and labels/ with a text file per image, with or without a data.yaml."""
+"""Data sets in YOLO's folders: images/ and labels/ with a text file per image, and mostly a data.yaml."""
 
 import math
 from collections.abc import Sequence
