@@ -127,11 +127,11 @@ def _kind(path: Path) -> str:
     head = _head(path)
     if not head:
         return "an empty file (download or copy it again)"
+    if head[4:9] == b"\0\0\0\0{" or path.suffix == ".safetensors":  # its length, then JSON
+        return "safetensors"
     for start, words in _HEADS.items():
         if head.startswith(start):
             return words
-    if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return "safetensors"
     if head.lstrip()[:1] == b"<":
         return "a web page (the download went wrong; fetch the file again)"
     return "neither torch's format nor safetensors"

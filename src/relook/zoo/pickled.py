@@ -10,8 +10,11 @@ import io
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +66,11 @@ class _Opaque:
     def __setstate__(self, state: object) -> None: ...
 
 
-class _Settings(dict[str, Any]):
-    """Stands in for mmengine's dictionaries with attribute access."""
+class _Settings:
+    """Stands in for mmengine's dictionaries with attribute access: what comes out is a plain dictionary."""
 
-    def __setstate__(self, state: object) -> None: ...
+    def __new__(cls, *parts: Any) -> Any:
+        return OrderedDict[str, Any](*parts)
 
 
 def _new_array(*_: object) -> Array:
@@ -109,7 +113,7 @@ STAND_INS: Final[dict[str, Any]] = {
 
 def unpickle(path: Path) -> object:
     try:
-        with torch.serialization.safe_globals([(value, name) for name, value in STAND_INS.items()]):
+        with _quiet(), torch.serialization.safe_globals([(value, name) for name, value in STAND_INS.items()]):
             return torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
             )
@@ -123,6 +127,14 @@ def unpickle(path: Path) -> object:
         raise CheckpointError(_broken(path)) from None
     except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OSError):
         raise CheckpointError(_broken(path)) from None
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Without torch's remark on the protocol of a file: it is either read or refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _refusal(path: Path, words: str) -> CheckpointError:
