@@ -190,7 +190,8 @@ def _samples(
     rows, columns = anchors(offset, kernel, geometry)
     start = torch.stack([rows.expand(*kernel, out_y, out_x), columns.expand(*kernel, out_y, out_x)], -1)
     points = offset.reshape(batch, groups, taps, 2, area).permute(0, 4, 2, 1, 3).contiguous()
-    points += start.permute(2, 3, 0, 1, 4).reshape(area, taps, 1, 2)  # [B, Ho * Wo, K, G, 2] pixels
+    # A new tensor: where one location has one offset group, `contiguous` returns the caller's own memory.
+    points = points + start.permute(2, 3, 0, 1, 4).reshape(area, taps, 1, 2)  # [B, Ho * Wo, K, G, 2] pixels
     # Beyond these limits all four neighbours lie in the border: value and slope are zero, as in torchvision.
     points = torch.minimum(points.clamp_(min=-_BORDER), points.new_tensor([height, width]))
     low = points.floor()
