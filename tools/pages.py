@@ -1,0 +1,268 @@
+"""Writes the generated parts of README.md and docs/: house, models, numbers, quirks, reference.
+
+    python tools/pages.py            write what is stale
+    python tools/pages.py --check    only name what is stale; a test does the same
+
+Facts are taken from where they live: imports from the code, models and figures from the catalog, the tests
+that hold a quirk from their names, signatures and docstrings from the package.
+"""
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import house
+
+from relook.zoo.catalog import ENTRIES
+from relook.zoo.entry import Entry
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PUBLISHED = (
+    "Figures are those of the people who trained the models, unless a column says that relook measured them."
+)
+
+
+# -- pages -----------------------------------------------------------------------------------------------
+
+
+def figure() -> str:
+    """docs/images/house.svg"""
+    return house.draw(house.graph(house.read()))
+
+
+def plan(old: str) -> str:
+    """docs/house.md with the table of imports."""
+    return _between(old, "imports", house.table(house.graph(house.read())))
+
+
+def readme(old: str) -> str:
+    """README.md with the table of models."""
+    return _between(old, "models", _models())
+
+
+def benchmarks(old: str) -> str:
+    """docs/benchmarks.md with the reading costs that were measured last."""
+    return _between(old, "reading", _reading())
+
+
+def numbers() -> str:
+    """docs/numbers.md, whole."""
+    lines = [
+        "# Published and measured",
+        "",
+        "<!-- Written by `make pages` from src/relook/zoo; edit the entries, not this page. -->",
+        "",
+        PUBLISHED,
+        "How closely outputs, losses and gradients follow the published code is in [parity](parity.md).",
+        "",
+        "| model | paper | data | metric | published | by | measured by relook |",
+        "|---|---|---|---|---:|---|---:|",
+    ]
+    for entry in ENTRIES.values():
+        paper = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})"
+        theirs = [one for one in entry.figures if not _ours(one.source)]
+        ours = {(one.dataset, one.metric): one.value for one in entry.figures if _ours(one.source)}
+        for one in theirs:
+            mine = ours.pop((one.dataset, one.metric), None)
+            cells = (one.dataset, one.metric, f"{one.value:g}", one.source, _value(mine))
+            lines.append(f"| `{entry.name}` | {paper} | {' | '.join(cells)} |")
+        lines += [
+            f"| `{entry.name}` | {paper} | {dataset} | {metric} | | | {_value(value)} |"
+            for (dataset, metric), value in ours.items()
+        ]
+        if not entry.figures:
+            lines.append(f"| `{entry.name}` | {paper} | | | none published | {entry.publisher} | not yet |")
+    return "\n".join(lines) + "\n"
+
+
+def quirks(old: str) -> str:
+    """docs/quirks.md, whose last column names the tests whose names carry the quirk."""
+    held = _guards()
+
+    def row(found: re.Match[str]) -> str:
+        tests = ", ".join(f"`{name}`" for name in held.get(found["name"].replace("-", "_"), ()))
+        return f"{found['rest']}| {tests} |"
+
+    return re.sub(r"^(?P<rest>\| (?P<name>[a-z]{2}-\d\d) \|.*)\|[^|\n]*\|$", row, old, flags=re.MULTILINE)
+
+
+def reference() -> str:
+    """docs/reference.md, whole: the public face, the contract and records, the shared formulas."""
+    face = importlib.import_module("relook")
+    parts = ["# Reference", "", "<!-- Written by `make pages` from the docstrings. -->", ""]
+    parts += ["## relook", "", *_members(face, face.__all__)]
+    for name in ("types", "detector", "recipe", *_modules("ops"), *_modules("assign")):
+        module = importlib.import_module(f"relook.{name}")
+        parts += [
+            f"## relook.{name}",
+            "",
+            inspect.getdoc(module) or "",
+            "",
+            *_members(module, _public(module)),
+        ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+PAGES: dict[Path, Callable[[str], str]] = {
+    DOCS / "images" / "house.svg": lambda _: figure(),
+    DOCS / "house.md": plan,
+    DOCS / "numbers.md": lambda _: numbers(),
+    DOCS / "quirks.md": quirks,
+    DOCS / "reference.md": lambda _: reference(),
+    DOCS / "benchmarks.md": benchmarks,
+    ROOT / "README.md": readme,
+}
+BUILT = {DOCS / "reference.md"}  # made for the site, not kept in the repository
+
+
+# -- their parts -----------------------------------------------------------------------------------------
+
+
+def _between(old: str, name: str, new: str) -> str:
+    """`old` with what stands between the marks of that name replaced."""
+    start = f"<!-- generated: {name} -->\n"
+    head, found, rest = old.partition(start)
+    _, end, tail = rest.partition("<!-- end -->")
+    if not found or not end:
+        raise ValueError(f"no marks '{start.strip()}' and '<!-- end -->' in a page that needs them")
+    return f"{head}{start}\n{new}\n{end}{tail}"
+
+
+def _models() -> str:
+    rows = ["| model | published AP | by |", "|---|---:|---|"]
+    return "\n".join([*rows, *(_model(entry) for entry in ENTRIES.values())]) + "\n"
+
+
+def _model(entry: Entry) -> str:
+    ap = entry.figure("AP", "coco/val2017")
+    if entry.publisher == "relook":
+        return f"| `{entry.name}` | | relook: small, for CPUs, the demo and tests |"
+    return f"| `{entry.name}` | {'none' if ap is None else f'{ap:g}'} | {entry.publisher} |"
+
+
+def _reading() -> str:
+    """The reading costs on record; they are the same on every machine, so any file will do."""
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    kept = [
+        one["reading"] for one in map(json.loads, (file.read_text() for file in files)) if "reading" in one
+    ]
+    columns = ("files", "lines", "functions", "depth", "build")
+    rows = [f"| model | {' | '.join(columns)} | others |", "|---|" + "---:|" * len(columns) + "---|"]
+    for name, cost in sorted(max(kept, key=lambda one: one["when"])["figures"].items()) if kept else ():
+        others = ", ".join(f"{package} {count}" for package, count in cost["others"].items())
+        rows.append(f"| `{name}` | {' | '.join(str(cost[column]) for column in columns)} | {others} |")
+    return "\n".join(rows) + "\n"
+
+
+def _ours(source: str) -> bool:
+    return source.startswith("relook")
+
+
+def _value(value: float | None) -> str:
+    return "not yet" if value is None else f"{value:g}"
+
+
+def _guards() -> dict[str, list[str]]:
+    """rp_03 -> the tests with that in their name."""
+    held: dict[str, list[str]] = {}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        for name, quirk in re.findall(
+            r"^def (test_\w*?([a-z]{2}_\d\d)\w*)\(", file.read_text(), re.MULTILINE
+        ):
+            held.setdefault(quirk, []).append(name)
+    return held
+
+
+def _modules(room: str) -> list[str]:
+    return [f"{room}.{file.stem}" for file in sorted((house.SOURCE / room).glob("[a-z]*.py"))]
+
+
+def _public(module: ModuleType) -> list[str]:
+    """Names that the module itself defines, in its order."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def _members(module: ModuleType, names: list[str]) -> Iterator[str]:
+    for name in names:
+        value = getattr(module, name)
+        if callable(value):
+            yield from (
+                f"### {name}",
+                "",
+                "```python",
+                _signature(name, value),
+                "```",
+                "",
+                *_words(value),
+                "",
+            )
+
+
+def _signature(name: str, value: Any) -> str:
+    """A function's signature as written; the fields of a record."""
+    if inspect.isclass(value):
+        fields = getattr(value, "__dataclass_fields__", {})
+        body = "".join(f"\n    {field.name}: {_kind(field.type)}" for field in fields.values())
+        return f"class {name}" + (f":{body}" if body else "")
+    try:
+        return f"{name}{inspect.signature(value)}".replace("torch.Tensor", "Tensor")
+    except (TypeError, ValueError):
+        return name
+
+
+def _kind(annotation: object) -> str:
+    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
+
+
+def _words(value: object) -> list[str]:
+    """A docstring as Markdown: examples as code, sections as they are."""
+    doc = inspect.getdoc(value) or ""
+    generated = inspect.isclass(value) and doc.startswith(f"{value.__name__}(")  # dataclasses write their own
+    return [] if generated else [doc]
+
+
+# -- at work ---------------------------------------------------------------------------------------------
+
+
+def fresh() -> dict[Path, str]:
+    """What every page should hold now."""
+    return {page: write(page.read_text() if page.is_file() else "") for page, write in PAGES.items()}
+
+
+def stale() -> list[Path]:
+    """Pages of the repository that no longer say what the code says."""
+    return [
+        page
+        for page, text in fresh().items()
+        if page not in BUILT and (not page.is_file() or page.read_text() != text)
+    ]
+
+
+def main() -> int:
+    """Writes stale pages, or with --check names them and fails."""
+    if sys.argv[1:] == ["--check"]:
+        found = stale()
+        print(*(f"{page.relative_to(ROOT)} is stale; run `make pages`" for page in found), sep="\n")
+        return 1 if found else 0
+    for page, text in fresh().items():
+        if not page.is_file() or page.read_text() != text:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(text)
+            print("wrote", page.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
