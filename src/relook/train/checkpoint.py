@@ -1,4 +1,4 @@
-"""What a training leaves on disk, whole or not at all: weights, the state to resume, a batch that broke it."""
+"""What a training leaves on disk, whole or not at all: weights, state to resume, a batch that broke it."""
 
 import json
 from collections.abc import Mapping

@@ -6,10 +6,10 @@ import logging
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -59,6 +59,7 @@ class TrainResult:
     epochs: int  # done, earlier sittings included
     steps: int
     ended_early: bool  # no better AP for `early_stop` validations
+    broken: dict[str, str]  # training images that could not be read: path -> why
 
 
 def fit(
@@ -70,6 +71,8 @@ def fit(
     describe: Mapping[str, str],
 ) -> TrainResult:
     """Trains `detector` in place, by `recipe`, and writes everything into `settings.folder()`.
+
+    In the end it holds the weights of last.safetensors; with `settings.ema` these are the averaged ones.
 
     Args:
         detector: with its starting weights.
@@ -88,7 +91,7 @@ def fit(
     _check(detector, train, val)
     where = machines(settings)
     module = Training(detector, recipe, train, settings, where)
-    folder, chief = settings.folder(), rank_zero_only.rank == 0
+    folder, chief = settings.folder(), cast("Any", rank_zero_only).rank == 0
     step = _step(settings.resume)
     if chief:
         _make_room(folder, settings)
@@ -98,26 +101,21 @@ def fit(
             stack.enter_context(speaking(folder, console=console, quiet=not settings.progress))
         stack.enter_context(_only_our_voice())
         ema = Ema(detector, settings.ema) if settings.ema is not None else None
-        keeper = Keeper(
-            folder=folder,
-            validate=None if val is None else _judge(module, val),
-            every=settings.validate_every,
-            patience=settings.early_stop,
-            save_every=settings.save_every,
-            ema=ema,
-            metadata=dict(describe),
-        )
+        keeper = Keeper(module, None if val is None else _judge(module, val), ema, describe)
         callbacks: list[Callback] = [keeper] if ema is None else [ema, keeper]
         if chief:
             _say_what(module, folder, describe)
             keeper.metrics = Metrics(folder, after=step, tensorboard=settings.tensorboard)
             stack.callback(keeper.metrics.close)
-            bar = settings.progress
-            callbacks.insert(
-                0, Reporter(metrics=keeper.metrics, console=console, every=settings.log_every, bar=bar)
-            )
+            callbacks.insert(0, Reporter(module, keeper.metrics, console))
         trainer = _trainer(module, callbacks)
         _run(trainer, module, settings)
+        if ema is not None and ema.average is not None:
+            detector.load_state_dict(ema.average.state_dict())
+        if module.loader.broken:
+            log.warning(
+                "%d training images are broken and were left out, see above", len(module.loader.broken)
+            )
         log.info("%s; weights and metrics are in %s", _ending(keeper), folder)
     return TrainResult(
         folder=folder,
@@ -129,6 +127,7 @@ def fit(
         epochs=trainer.current_epoch,
         steps=trainer.global_step,
         ended_early=keeper.ended_early,
+        broken=dict(module.loader.broken),
     )
 
 
@@ -299,9 +298,9 @@ def _compare(file: Path, facts: Mapping[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """Values that YAML knows."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain(v) for v in cast("Sequence[Any]", value)]
     return str(value) if isinstance(value, Path) else value
 
 

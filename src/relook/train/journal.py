@@ -83,7 +83,7 @@ def _board(folder: Path, after: int) -> Any:
 
 @contextmanager
 def speaking(folder: Path, *, console: Console, quiet: bool) -> Generator[None]:
-    """While open, what "relook.train" says goes to `folder`/train.log and to the console.
+    """While open, what relook says goes to `folder`/train.log and to the console.
 
     Step lines (DEBUG) go to the console only where no progress bar can be drawn.
     """
@@ -94,18 +94,17 @@ def speaking(folder: Path, *, console: Console, quiet: bool) -> Generator[None]:
         screen = _Screen(console)
         screen.setLevel(logging.INFO if console.is_terminal else logging.DEBUG)
         handlers.append(screen)
-    elif quiet:
-        handlers.append(logging.NullHandler())
-    level = log.level
-    log.setLevel(logging.DEBUG)
+    ours = logging.getLogger("relook")
+    level = ours.level
+    ours.setLevel(logging.DEBUG)
     for handler in handlers:
-        log.addHandler(handler)
+        ours.addHandler(handler)
     try:
         yield
     finally:
-        log.setLevel(level)
+        ours.setLevel(level)
         for handler in handlers:
-            log.removeHandler(handler)
+            ours.removeHandler(handler)
             handler.close()
 
 

@@ -4,10 +4,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -17,10 +18,10 @@ from relook.data.batches import Batch, Loader, train_loader
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.recipe import Recipe
-from relook.train.callbacks import LossWatch
 from relook.train.optim import Plan, learning_rate, optimizer, plan, scheduler
 from relook.train.settings import TrainSettings
 from relook.train.step import Step
+from relook.train.watch import LossWatch
 
 log = logging.getLogger("relook.train")
 
@@ -59,6 +60,8 @@ def machines(settings: TrainSettings) -> Machines:
     if kind == "gpu" and not gpus:
         raise ValueError(f"devices={settings.devices!r}, but torch finds no GPU here; use --devices cpu")
     gpu = kind == "gpu" or (kind == "auto" and gpus > 0)
+    if settings.precision == "fp16" and not gpu:
+        raise ValueError("precision fp16 needs a GPU; on CPUs use --precision bf16 or 32")
     local, nodes = _started_by_others()
     devices = local or int(count or (gpus if gpu else 1))
     if gpu and devices > gpus:
@@ -130,6 +133,7 @@ class Training(LightningModule):
         self.settings = settings
         self.where = where
         self.watch = LossWatch(settings.folder())
+        self.gradient_norm: Tensor | None = None  # of the last step, before clipping
         self.batch = settings.batch or max(1, recipe.batch // (where.world * settings.accumulate))
         self.total_batch = self.batch * where.world * settings.accumulate
         self.lr, self.lr_origin = learning_rate(recipe, self.total_batch, settings.lr)
@@ -164,9 +168,14 @@ class Training(LightningModule):
         steps = -(-len(self.loader) // self.settings.accumulate)
         return plan(self.recipe.schedule, steps, self.epochs)
 
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.lr * self.plan().factor(max(self.trainer.global_step - 1, 0))
+
     @override
     def train_dataloader(self) -> Any:
-        return Epochs(self.loader, lambda: self.trainer.fit_loop.epoch_progress.current.processed)
+        progress = cast("Any", self.trainer.fit_loop.epoch_progress)  # Lightning's types stop here
+        return Epochs(self.loader, lambda: int(progress.current.processed))
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -200,6 +209,18 @@ class Training(LightningModule):
         losses = self.step(batch.images, batch.targets)
         self.watch.note(losses, batch)
         return torch.stack([*losses.values()]).sum()
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the L2 norm of all gradients together; Lightning's own refuses fused optimisers."""
+        if gradient_clip_val is not None:
+            trained = (p for group in optimizer.param_groups for p in group["params"])
+            self.gradient_norm = torch.nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
     @override
     def on_after_backward(self) -> None:

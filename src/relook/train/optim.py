@@ -39,6 +39,8 @@ class Plan:
     def describe(self, lr: float) -> str:
         """One sentence for the log."""
         warm = f"warm-up over {self.warmup} steps" if self.warmup else "no warm-up"
+        if self.warmup < self.schedule.warmup_steps:
+            warm += f" (not {self.schedule.warmup_steps}: at most a tenth of all)"
         if self.schedule.kind == "onecycle":
             return f"learning rate: {warm} to {lr:g}, then a cosine to 0 at step {self.total}"
         drops = ", ".join(map(str, self.drops)) or "never"

@@ -1,0 +1,131 @@
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
+
+from relook.train.fit import TrainResult, fit
+from relook.train.settings import TrainSettings
+
+
+def run(folder: Path, detector: TinyDetector | None = None, **changed: Any) -> TrainResult:
+    settings = replace(
+        TrainSettings(out=folder, workers=0, log_every=1, progress=False, tensorboard=False, ema=0.9),
+        **changed,
+    )
+    return fit(detector or tiny(), RECIPE, tiny_data(), tiny_data(6, "val"), settings, {})
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Weights, averages, optimiser, counters and metrics are equal bit for bit."""
+    a, b = state(one), state(two)
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
+    for name in ("last", "best"):
+        assert (one / f"{name}.safetensors").read_bytes() == (two / f"{name}.safetensors").read_bytes()
+    timeless = [
+        [
+            {k: v for k, v in json.loads(line).items() if k not in {"seconds", "images_per_second", "loss"}}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (one, two)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four epochs in one sitting."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return folder
+
+
+def test_two_and_two_epochs_equal_four(whole: Path, tmp_path: Path) -> None:
+    """Bit for bit, whatever the resumed detector holds before."""
+    first = run(tmp_path, stop_after=2)
+    assert first.epochs == 2
+    result = run(tmp_path, tiny(seed=5), resume=tmp_path)
+    assert (result.epochs, result.steps) == (4, 12)
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 12])
+def test_an_interrupted_run_goes_on_exactly(whole: Path, tmp_path: Path, step: int) -> None:
+    """Ctrl-C in the first step, within an epoch, in its last step, in the very last step: nothing is lost."""
+    steps = iter(range(1, 100))
+
+    class Interrupting(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Interrupting())
+    assert signal.getsignal(signal.SIGINT) is before
+    # the signal is heard after this step's terms were read, so the next step is the last
+    assert state(tmp_path)["global_step"] in {step, step + 1}
+    assert f"--resume {tmp_path}" in (tmp_path / "train.log").read_text()
+    run(tmp_path, tiny(seed=5), resume=tmp_path)
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_killed_run_goes_on_from_its_last_save(whole: Path, tmp_path: Path) -> None:
+    """A crash in step 8 loses what came after the save of step 7; the log and metrics have no double rows."""
+    steps = iter(range(1, 100))
+
+    class Crashing(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(steps) == 9:
+                raise MemoryError
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    with pytest.raises(MemoryError):
+        run(tmp_path, Crashing(), save_every=7)
+    assert state(tmp_path)["global_step"] == 7
+    run(tmp_path, tiny(seed=5), resume=tmp_path)
+    assert_same_run(whole, tmp_path)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
+    """It says what there is."""
+    before = state(whole)["state_dict"]
+    detector = tiny(seed=5)
+    result = run(whole, detector, resume=whole / "last.ckpt")
+    assert (result.epochs, result.steps) == (4, 12)
+    torch.testing.assert_close(state(whole)["state_dict"], before, rtol=0, atol=0)
+
+
+def test_other_settings_are_pointed_out(tmp_path: Path) -> None:
+    """A run that goes on under another schedule is not the same run."""
+    run(tmp_path, epochs=1)
+    run(tmp_path, epochs=2, resume=tmp_path, seed=3)
+    log = (tmp_path / "train.log").read_text()
+    assert "began with epochs=1 and goes on with 2" in log
+    assert "began with seed=0 and goes on with 3" in log
+
+
+def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None:
+    """last.ckpt is read without executing anything."""
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"global_step": 0, "state_dict": Evil()}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+        run(tmp_path, resume=tmp_path)
+    assert not (tmp_path / "executed").exists()
