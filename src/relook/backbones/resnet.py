@@ -75,15 +75,15 @@ class DeformableConv(nn.Module):
     def __init__(self, like: nn.Conv2d, *, modulated: bool) -> None:
         super().__init__()
         self.weight = like.weight  # [out, in / groups, 3, 3]
+        kernel = _pair(like.kernel_size)
         self.stride, self.padding, self.dilation = (
             _pair(like.stride),
             _pair(like.padding),
             _pair(like.dilation),
         )
-        taps = like.kernel_size[0] * like.kernel_size[1]
-        self.modulated, self.taps = modulated, taps
+        self.modulated, self.taps = modulated, kernel[0] * kernel[1]
         self.conv_offset = nn.Conv2d(
-            like.in_channels, (3 if modulated else 2) * taps, like.kernel_size, like.stride, self.padding
+            like.in_channels, (3 if modulated else 2) * self.taps, kernel, self.stride, self.padding
         )
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(cast("Tensor", self.conv_offset.bias))

@@ -115,13 +115,13 @@ class RepPoints(Detector[RepPointsOutputs]):
         for side in images.shape[-2:]:
             if side % self.stride:
                 raise ValueError(
-                    f"image side {side} is not a multiple of {self.stride}, which RepPoints needs; pad it with "
-                    f"zeros to {-(-side // self.stride) * self.stride} or let relook.Predictor do it"
+                    f"image side {side} is not a multiple of {self.stride}, which RepPoints needs; pad it "
+                    f"with zeros to {-(-side // self.stride) * self.stride} or let relook.Predictor do it"
                 )
         pyramid = self.neck(self.backbone(images))
         logits, init, refine = zip(*map(self.head, pyramid), strict=True)
         return RepPointsOutputs(
-            L.grid(pyramid, self.strides, offset=0.0),  # no half pixel anywhere: docs/quirks.md, rp-01
+            L.grid(pyramid, self.strides, offset=0.0),  # no half pixel: docs/quirks.md, rp-01
             L.join(logits),
             _points(L.join(init)),
             _points(L.join(refine)),
@@ -153,16 +153,7 @@ class RepPoints(Detector[RepPointsOutputs]):
         logits = wide(outputs.logits)
         init_boxes = self.boxes(grid, wide(outputs.init))
         refine_boxes = self.boxes(grid, wide(outputs.refine))
-
-        valid = L.inside(grid.points, targets.sizes, multiple=self.stride)
-        if cfg.init_assign == "nearest_point":
-            init = nearest_point(grid, valid, targets, scale=cfg.object_scale)
-        else:
-            init = self._by_overlap(_squares(grid, cfg.object_scale), valid, targets)
-        if cfg.refine_assign == "atss":
-            refine = atss(init_boxes.detach(), grid, valid, targets, candidates=cfg.atss_candidates)
-        else:
-            refine = self._by_overlap(init_boxes.detach(), valid, targets)
+        init, refine = self.assign(grid, init_boxes.detach(), targets)
 
         # classes follow the refined assignment alone: docs/quirks.md, rp-05
         classes = torch.arange(self.num_classes, device=logits.device)
@@ -173,6 +164,20 @@ class RepPoints(Detector[RepPointsOutputs]):
             "pts_init": cfg.init_weight * self._box_loss(grid, init_boxes, init, targets),
             "pts_refine": cfg.refine_weight * self._box_loss(grid, refine_boxes, refine, targets),
         }
+
+    def assign(self, grid: L.Grid, init_boxes: Tensor, targets: Targets) -> tuple[Assignment, Assignment]:
+        """Who stands for whom in the first look, and in the second given the first's boxes [B, P, 4]."""
+        cfg = self.config
+        valid = L.inside(grid.points, targets.sizes, multiple=self.stride)
+        if cfg.init_assign == "nearest_point":
+            init = nearest_point(grid, valid, targets, scale=cfg.object_scale)
+        else:
+            init = self._by_overlap(_squares(grid, cfg.object_scale), valid, targets)
+        if cfg.refine_assign == "atss":
+            refine = atss(init_boxes, grid, valid, targets, candidates=cfg.atss_candidates)
+        else:
+            refine = self._by_overlap(init_boxes, valid, targets)
+        return init, refine
 
     def _by_overlap(self, boxes: Tensor, valid: Tensor, targets: Targets) -> Assignment:
         cfg = self.config
@@ -216,13 +221,11 @@ class RepPoints(Detector[RepPointsOutputs]):
             pairs = (pairs[0], pairs[1], torch.where(real.gather(1, pairs[0]), pairs[2], 0))
 
         kept = class_nms(boxes, pairs, score=cfg.score, iou=cfg.nms, keep=cfg.keep)
-        chosen = rows.gather(1, kept.row)
-        looks = {"init_points": outputs.init, "refine_points": outputs.refine}
-        pixels = {
-            k: L.take(wide(v) * grid.stride[:, None, None] + grid.points[:, None], chosen)
-            for k, v in looks.items()
-        }
-        return Detections(L.take(boxes, kept.row), kept.score, kept.label, kept.count, looks=pixels)
+        chosen = rows.gather(1, kept.row)  # [B, K]
+        stride, place = grid.stride[chosen][..., None, None], grid.points[chosen][:, :, None]
+        points = {"init_points": outputs.init, "refine_points": outputs.refine}
+        looks = {name: L.take(wide(x), chosen) * stride + place for name, x in points.items()}
+        return Detections(L.take(boxes, kept.row), kept.score, kept.label, kept.count, looks=looks)
 
 
 # -- geometry ----------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def inside(points: Tensor, sizes: Tensor, *, multiple: int) -> Tensor:
 
 
 def top_per_level(score: Tensor, lengths: Sequence[int], k: int) -> Tensor:
-    """Index [B, N] of the k best entries of each level, by score [B, P], best first; small levels keep all."""
+    """Index [B, N] of the k best of each level, by score [B, P], best first; small levels keep all."""
     picks: list[Tensor] = []
     start = 0
     for n in lengths:

@@ -14,12 +14,12 @@ class FPN(nn.Module):
         channels: of the incoming maps.
         width: of every outgoing map.
         extra: how many coarser levels follow, each half as large as the one before.
-        source: what the first extra level is made from: the coarsest incoming map, or the coarsest merged one.
+        source: of the first extra level: the coarsest incoming map, or the coarsest outgoing one.
         norm_groups: of the group normalisation behind every convolution; 0: a bias and no norm.
         relu_before_extra: a ReLU between one extra level and the next (RetinaNet has it, RepPoints not).
     """
 
-    def __init__( 
+    def __init__(
         self,
         channels: Sequence[int],
         width: int,

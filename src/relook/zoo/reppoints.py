@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from relook.backbones.mobilenet import MobileNetV2Config
 from relook.backbones.protocol import BackboneConfig
 from relook.backbones.resnet import ResNetConfig
+from relook.backbones.timm_maps import TimmMapsConfig
 from relook.detectors.reppoints import RepPointsConfig
 from relook.recipe import Augment, Optimizer, Recipe, Resize, Schedule
 from relook.zoo.entry import Entry, Figure
@@ -61,7 +61,7 @@ MMDET_GRID = replace(MMDET, box="minmax", grid_points=True)
 
 def start(recipe: Recipe, backbone: BackboneConfig) -> Recipe:
     """The recipe with the starting weights of that backbone; MobileNetV2's statistics span all devices."""
-    if isinstance(backbone, MobileNetV2Config):
+    if isinstance(backbone, TimmMapsConfig):
         return replace(recipe, backbone_weights=WEIGHTS[backbone.name], sync_bn=True)
     if isinstance(backbone, ResNetConfig):
         return replace(recipe, backbone_weights=WEIGHTS[backbone.name])
@@ -73,7 +73,7 @@ X101_DCN2 = replace(X101_64, deformable=DCN, modulated=True)
 R101_DCN1 = replace(R101, deformable=DCN)
 X101_DCN1 = replace(X101_32, deformable=DCN)
 R50 = ResNetConfig()
-MNV2 = MobileNetV2Config()
+MNV2 = TimmMapsConfig(name="mobilenetv2_100")
 
 
 def _authors(
@@ -118,6 +118,28 @@ def _mmdet(config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float 
         figures=() if ap is None else (Figure("coco/val2017", "AP", ap, publisher),),
     )
 
+
+# ours, for CPUs: from scratch, small images, boxes by moment so that the points spread over the object
+NANO = RepPointsConfig(
+    backbone=TimmMapsConfig(name="regnetx_002"),
+    extra_levels=1,
+    width=96,
+    norm_groups=16,
+    tower=2,
+    refine_assign="atss",
+    box_loss="giou",
+    init_weight=1.0,
+    refine_weight=2.0,
+    nms=0.6,
+)
+NANO_RECIPE = Recipe(
+    batch=16,
+    optimizer=Optimizer(kind="adamw", lr=2e-3, weight_decay=0.05, clip=35.0),
+    schedule=Schedule(kind="onecycle", epochs=12, warmup_steps=100, warmup_reach=100),
+    train_size=Resize(short=(128,), long=256),
+    test_size=Resize(short=(128,), long=256),
+    augment=Augment(group_by="none", need="nothing"),
+)
 
 ENTRIES = (
     _authors("reppoints_v1_r50_fpn_1x", "reppoints_v1_r50_fpn_1x", AUTHORS, AUTHORS_1X, ap=38.8),
@@ -169,4 +191,12 @@ ENTRIES = (
         ap=36.4,
     ),
     _mmdet("reppoints-bbox_r50-center_fpn-gn_head-gn-grid_1x", MMDET_GRID, MMDET_1X, ap=37.4),
+    Entry(
+        name="reppoints_nano",
+        paper=PAPER,
+        detector=NANO,
+        recipe=NANO_RECIPE,
+        layout="relook",
+        input=(128, 128),
+    ),
 )
