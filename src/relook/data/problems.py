@@ -55,7 +55,8 @@ class Problems:
         skipped = sum(not problem.fatal for problem in self.found)
         if not skipped:
             return tuple(self.notes)
-        return (*self.notes, f"{skipped} records are left out or clipped; `relook doctor` lists them")
+        records = "1 record is" if skipped == 1 else f"{skipped} records are"
+        return (*self.notes, f"{records} left out of training or put right; `relook doctor` lists them")
 
 
 Part = Callable[[Problems], Source]
