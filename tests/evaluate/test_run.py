@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 from torch import Tensor
 
@@ -116,6 +118,20 @@ def test_other_classes_are_refused() -> None:
     """The counts are compared before any work."""
     with pytest.raises(ValueError, match=r"knows 3 classes but .* has 4"):
         evaluate(TinyDetector(num_classes=3), RECIPE, tiny_data(2), workers=0)
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images done, images a second; gone when it is over. Nothing at all without a terminal."""
+    shown = io.StringIO()
+    monkeypatch.setattr(
+        "relook.evaluate.run.Console", lambda stderr: Console(file=shown, force_terminal=stderr, width=100)
+    )
+    evaluate(tiny(), RECIPE, tiny_data(4, "val"), workers=0, device="cpu", progress=True)
+    assert "4/4" in shown.getvalue()
+    assert "images/s" in shown.getvalue()
+    shown.truncate(0)
+    evaluate(tiny(), RECIPE, tiny_data(4, "val"), workers=0, device="cpu", progress=False)
+    assert not shown.getvalue().strip("\0")
 
 
 def test_two_processes_give_the_same_numbers(tmp_path: Path) -> None:

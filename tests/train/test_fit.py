@@ -1,5 +1,8 @@
 import csv
+import io
 import json
+import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
@@ -136,6 +140,31 @@ def test_clipping_limits_the_step(tmp_path: Path) -> None:
     )
     assert steps == 1
     assert 0 < moved.norm() <= 0.01 * (1 + 1e-4)
+
+
+def test_a_terminal_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epoch, step, losses, images a second and the time left; validations and messages come between."""
+    shown = io.StringIO()
+    monkeypatch.setattr(
+        "relook.train.fit.Console", lambda stderr: Console(file=shown, force_terminal=stderr, width=140)
+    )
+    run(tmp_path, progress=True, epochs=2)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    for said in ("epoch 1/2", "3/3", "cls ", "box ", "images/s", "0:00:00 left", "validated on 6 images"):
+        assert said in text
+    assert "step 2/6" not in text  # such lines are for places without a terminal
+
+
+def test_lines_where_there_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every few steps a line on the error stream; the output stream stays free for results."""
+    logging.getLogger().handlers, kept = [], logging.getLogger().handlers
+    try:
+        run(tmp_path, progress=True, epochs=1)
+    finally:
+        logging.getLogger().handlers = kept
+    out, err = capfd.readouterr()
+    assert not out
+    assert "epoch 1/1 step 2/3" in err
 
 
 def test_without_validation(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Under torchrun every process takes its share of the images; the first one scores
 """
 
 import json
-import logging
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -27,8 +26,6 @@ from relook.evaluate.coco_ap import ApReport, coco_ap
 from relook.files import whole_file
 from relook.recipe import Recipe
 from relook.types import Detections
-
-log = logging.getLogger("relook.evaluate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,16 +177,17 @@ def _bar(batches: Any, total: int, *, show: bool) -> Iterator[Batch]:
         TextColumn("evaluating"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.speed:.1f} images/s"),
+        TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
     started = time.monotonic()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("evaluating", total=total)
+        task, done = bar.add_task("evaluating", total=total, speed=""), 0
         for batch in batches:
             yield batch
-            bar.advance(task, len(batch.ids))
-    log.debug("read and detected in %.1f s", time.monotonic() - started)
+            done += len(batch.paths)
+            speed = done / (time.monotonic() - started)
+            bar.update(task, completed=done, speed=f"{speed:.1f} images/s")
 
 
 # -- several processes ---------------------------------------------------------------------------------
