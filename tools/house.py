@@ -19,7 +19,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room imports on
     ("parts", "evaluate", "serve", "report"),
     ("detectors", "train"),
     ("zoo",),
-    ("api", "cli"),
+    ("api",),
+    ("cli",),
     ("__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -37,7 +38,7 @@ ONLY_IN = {  # packages that one room keeps to itself
     "onnx": ("export",),
     "onnxscript": ("export",),
     "onnxruntime": ("export",),
-    "timm": ("backbones",),
+    "timm": ("backbones", "zoo"),
     "hotcoco": ("evaluate",),
     "pycocotools": ("evaluate",),
     "jsonargparse": ("cli",),

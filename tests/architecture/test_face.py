@@ -21,15 +21,9 @@ NAMES = {"list_models", "entry", "create_model", "load_published", "load", "trai
 
 def without_extras(code: str) -> str:
     """Runs code in a new Python in which no extra can be imported; returns what it printed."""
-    shut = f"""
-        import sys
-        class Shut:
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in {EXTRAS!r}:
-                    raise ImportError(f"{{name}} is an extra and was imported")
-        sys.meta_path.insert(0, Shut())
-    """
-    program = textwrap.dedent(shut) + textwrap.dedent(code)
+    # None stands for "not installed": both `import` and `find_spec` answer so, whatever torch tries by itself
+    shut = f"import sys\nsys.modules.update(dict.fromkeys({EXTRAS!r}))\n"
+    program = shut + textwrap.dedent(code)
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
@@ -38,7 +32,7 @@ def without_extras(code: str) -> str:
 
 def test_a_shut_extra_would_be_noticed():
     """The door of the next tests is really shut."""
-    with pytest.raises(AssertionError, match="is an extra and was imported"):
+    with pytest.raises(AssertionError, match="import of matplotlib halted"):
         without_extras("import matplotlib")
 
 

@@ -1,0 +1,148 @@
+"""What the pages promise is executed: Python blocks run, commands are parsed, those marked so run too.
+
+A comment before a block says how it is tested:
+
+    <!-- run -->                            it runs, in an empty folder
+    <!-- run needs: street.jpg, mine/ -->   it runs after those were prepared, see PREPARE below
+    <!-- not run: why -->                   it is only parsed
+
+Python blocks run unless a comment says why not; the blocks of one page share their names, as for a reader.
+Of shell blocks every `relook` command is parsed by the real command line, and `make` targets must exist.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from golden import recipe as golden
+from PIL import Image
+from published import manifests
+
+import relook
+from relook.data.shapes import CLASSES, write_shapes
+from relook.zoo.checkpoint import save_weights
+from relook.zoo.models import by_name
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>(?:not )?run\b[^>]*?) -->\s*\n)?^```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
+SHELLS = {"sh", "bash", "shell", "console"}
+SMALLER = {
+    "--epochs": "1",
+    "--batch": "2",
+    "--workers": "0",
+}  # what makes a command of the pages fit into a test
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One code block of a page and how it is to be tested."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    mark: str
+
+    @property
+    def runs(self) -> bool:
+        return self.mark.startswith("run") or (self.language == "python" and not self.mark)
+
+    @property
+    def needs(self) -> list[str]:
+        """What must be prepared before it runs."""
+        _, _, listed = self.mark.partition("needs:")
+        return [name.strip() for name in listed.split(",") if name.strip()]
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The code blocks of a page, in order."""
+    text = page.read_text()
+    return [
+        Block(
+            page=page,
+            line=text.count("\n", 0, found.start("code")),
+            language=found["language"],
+            code=found["code"],
+            mark=found["mark"] or "",
+        )
+        for found in BLOCK.finditer(text)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" and b.runs for b in blocks_of(page))]
+SHELL = [block for block in BLOCKS if block.language in SHELLS]
+
+
+# -- what blocks need ------------------------------------------------------------------------------------
+
+
+def street(place: Path) -> None:
+    """A picture of a size that cameras make."""
+    Image.effect_mandelbrot((320, 240), (-2, -1.5, 1, 1.5), 60).convert("RGB").save(place)
+
+
+def published(place: Path) -> None:
+    """A file as the RepPoints V2 authors gave it away: their key names and extras, weights from a recipe."""
+    config = relook.entry("reppoints_v1_r50_fpn_giou_2x").config
+    manifest = manifests("reppoints")[config]
+    state = {key: torch.from_numpy(value).float() for key, value in golden.state(manifest, {}).items()}
+    torch.save({"meta": {"epoch": 24}, "state_dict": state}, place)
+
+
+def folder_of_images(place: Path) -> None:
+    """A small data set in COCO layout."""
+    write_shapes(place, train=8, val=4)
+
+
+def finished_run(place: Path) -> None:
+    """What a training leaves: weights that describe themselves."""
+    model = by_name("reppoints_nano").with_classes(CLASSES)
+    state = model.entry.detector.build().state_dict()
+    save_weights(place / "best.safetensors", state, model.describe())
+
+
+PREPARE: dict[str, Callable[[Path], None]] = {
+    "street.jpg": street,
+    "published.pth": published,
+    "mine/": folder_of_images,
+    "runs/mine/": finished_run,
+}
+
+
+def prepare(block: Block, folder: Path) -> None:
+    """Makes in `folder` whatever the block needs and is not there yet."""
+    for need in block.needs:
+        place = folder / need
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            PREPARE[need](place)
+
+
+# -- Python ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The Python blocks of a page run one after the other, as they stand."""
+    module = ModuleType("snippets_" + re.sub(r"\W", "_", str(page.relative_to(ROOT))))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    for block in blocks_of(page):
+        if block.language == "python" and block.runs:
+            prepare(block, tmp_path)
+            lines = "\n" * block.line + block.code  # so that an error names the line of the page
+            exec(compile(lines, str(page), "exec"), vars(module))
