@@ -10,10 +10,13 @@ Python blocks run unless a comment says why not; the blocks of one page share th
 Of shell blocks every `relook` command is parsed by the real command line, and `make` targets must exist.
 """
 
+import importlib
 import re
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +27,7 @@ from PIL import Image
 from published import manifests
 
 import relook
+from relook.cli import VERBS, arguments, main
 from relook.data.shapes import CLASSES, write_shapes
 from relook.zoo.checkpoint import save_weights
 from relook.zoo.models import by_name
@@ -146,3 +150,96 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
             prepare(block, tmp_path)
             lines = "\n" * block.line + block.code  # so that an error names the line of the page
             exec(compile(lines, str(page), "exec"), vars(module))
+
+
+# -- shell -----------------------------------------------------------------------------------------------
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    """Each command of a shell block as words; prompts, comments, pipes and assignments in front left out."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+        part: list[str] = []
+        for word in [*words, ";"]:
+            if word in {"|", ";", "&&", "||", "&", ">", ">>", "2>"}:
+                if part:
+                    yield part
+                part = []
+            elif part or "=" not in word:
+                part.append(word)
+
+
+def relook_words(command: list[str]) -> list[str] | None:
+    """What follows `relook`, also behind `torchrun -m` or `srun`; None where relook does not run."""
+    if {"pip", "cd", "git", "clone"} & set(command):
+        return None
+    for i, word in enumerate(command):
+        if word == "relook" or word.endswith("/bin/relook"):
+            return command[i + 1 :]
+    return None
+
+
+def spoken(block: Block) -> list[list[str]]:
+    """The arguments of every `relook` command of a block."""
+    return [words for command in commands(block.code) if (words := relook_words(command)) is not None]
+
+
+def parsed(words: list[str]) -> object:
+    """What the real command line makes of the words; an error names what is wrong."""
+    verb = importlib.import_module(f"relook.cli.{words[0]}_verb").VERB
+    return arguments.parse(verb, words[1:])
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if spoken(block)], ids=str)
+def test_commands_of_a_page_are_understood(block: Block):
+    """Every `relook` command of the pages names a verb and options that exist, with values that fit."""
+    for words in spoken(block):
+        if words and not words[0].startswith("-"):
+            assert words[0] in VERBS, f"{block}: relook has no verb {words[0]}"
+            parsed(words)
+
+
+def test_a_wrong_command_would_be_noticed():
+    """A misspelt option and a wrong value are refused by the parser that the pages are tried with."""
+    assert parsed(["train", "--model", "reppoints_nano", "--data", "shapes", "--epochs", "2"]) is not None
+    with pytest.raises(arguments.Wrong, match="--epochs"):
+        parsed(["train", "--model", "reppoints_nano", "--data", "shapes", "--epoch5", "2"])
+    with pytest.raises(arguments.Wrong, match="whole number"):
+        parsed(["train", "--model", "reppoints_nano", "--data", "shapes", "--epochs", "two"])
+
+
+def test_commands_are_found_in_a_block():
+    """Continued lines, prompts, launchers and pipes are seen through."""
+    code = "$ relook train --model a \\\n  --data b  # ours\nTHREADS=1 torchrun -m relook eval | tee log\n"
+    block = Block(page=ROOT / "README.md", line=0, language="sh", code=code, mark="")
+    assert spoken(block) == [["train", "--model", "a", "--data", "b"], ["eval"]]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_make_targets_of_a_page_exist(block: Block):
+    """Every `make TARGET` of the pages is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = [w for c in commands(block.code) if c[0] == "make" for w in c[1:] if re.fullmatch("[a-z]+", w)]
+    assert set(named) <= targets, f"{block}: {set(named) - targets}"
+
+
+def smaller(words: list[str]) -> list[str]:
+    """A training command of the pages as a small one: the same options, a small model, one short epoch."""
+    if words[0] != "train":
+        return words
+    words = ["reppoints_nano" if before == "--model" else word for before, word in pairwise(["", *words])]
+    for flag, value in SMALLER.items():
+        if flag in words:
+            words[words.index(flag) + 1] = value
+        else:
+            words += [flag, value]
+    return words
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if block.runs], ids=str)
+def test_commands_of_a_page_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Blocks that are marked so run from first to last, each command with success."""
+    monkeypatch.chdir(tmp_path)
+    prepare(block, tmp_path)
+    for words in spoken(block):
+        assert main(smaller(words)) == 0, f"{block}: relook {shlex.join(words)}"
