@@ -1,7 +1,7 @@
 """Deformable convolution (v1, and v2 with a mask): exactly torchvision's, on the fastest way the device has.
 
-Three paths give the same numbers: `fast` on a CPU (`deform_conv_cpu.py`), torchvision's own kernel on CUDA and in
-exported graphs, and `portable`, made of operators every device and every exporter knows.
+Three paths give the same numbers: `fast` on a CPU (`deform_conv_cpu.py`), torchvision's own kernel on CUDA
+and in exported graphs, and `portable`, made of operators every device and every exporter knows.
 """
 
 from collections.abc import Generator
@@ -123,8 +123,8 @@ def _check(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geome
     ]
     if (offset.shape[0], *offset.shape[2:]) != (x.shape[0], *sides):
         raise ValueError(
-            f"offset is {list(offset.shape)}, but the output is {sides[0]}x{sides[1]} for {x.shape[0]} images: "
-            f"make the offsets with the same kernel, stride, padding and dilation"
+            f"offset is {list(offset.shape)}, but the output is {sides[0]}x{sides[1]} for {x.shape[0]} "
+            f"images: make the offsets with the same kernel, stride, padding and dilation"
         )
     if mask is not None and mask.shape != (offset.shape[0], offset.shape[1] // 2, *sides):
         raise ValueError(
@@ -142,7 +142,7 @@ def _portable(
 ) -> Tensor:
     """One `grid_sample` with a grid K outputs tall, then a 1x1 convolution over channels and taps.
 
-    At whole-pixel places the bilinear surface has a kink; its slope there may be the other side's, by rounding.
+    The bilinear surface has kinks at whole pixels; by rounding, the slope there may be that of the other side.
     """
     batch, channels, height, width = x.shape
     kernel = (weight.shape[2], weight.shape[3])

@@ -1,19 +1,19 @@
-"""Deformable convolution for the CPU: sums of bags and one matrix product a chunk, several times torchvision's speed.
+"""Deformable convolution for the CPU: sums of bags, then matrix products; several times torchvision's speed.
 
-Letters: B images, C input channels, O output channels, G offset groups, K taps of the kernel, Ho Wo sides of the
-output, N = B * Ho * Wo places of the whole batch.
+Letters: B images, C input channels, O output channels, G offset groups, K taps of the kernel, S = Ho * Wo
+places of the output.
 
-A deformable convolution reads the map at N * K points off the grid, each a weighted sum of four neighbours, and
-multiplies what it read with the weight. This file writes that down almost word for word:
+A deformable convolution reads the map at S * K points off the grid, each a weighted sum of four neighbours,
+and multiplies what it read with the weight. This file writes that down almost word for word:
 
-1. the map becomes a table: one row per pixel, its channels side by side, with a border of zeros two pixels wide;
-2. every point becomes four rows of the table and four shares: a "bag", which is what `embedding_bag` sums, with
-   vector instructions and without a copy of the four neighbours;
-3. places are taken in chunks that stay in cache: bags -> columns [n, K * C] -> one matrix product.
+1. The map becomes a table: one row per pixel, its channels side by side, with a border of zeros.
+2. Every point becomes four rows of the table and four shares, a "bag". `embedding_bag` sums bags with vector
+   instructions and without ever copying the four neighbours.
+3. Places are taken in chunks that stay in cache: bags -> columns [n, K * C] -> one matrix product.
 
-The backward pass reads the columns again instead of keeping them, which makes its memory small. The gradient of
-the map is the transposed sum, and again a sum of bags: an integer sort finds, for each pixel, the points that read
-it. Nothing is scattered, so the answer is the same bit for bit in every run.
+The backward pass reads the columns again instead of keeping them, so it needs little memory. The gradient of
+the map is the transposed sum, and again a sum of bags: an integer sort finds the points that read a pixel.
+Nothing is scattered, so the answer is the same bit for bit in every run.
 """
 
 from collections.abc import Iterator
@@ -24,19 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BORDER = 2  # pixels: a clamped point is at most two pixels outside
-_CHUNK_BYTES = 8 << 20  # columns made at once: they stay in cache between the bags and the matrix product
+_BORDER = 2  # pixels: a clamped point lies at most two outside
+_CHUNK_BYTES = 8 << 20  # columns made at once; they stay in cache between the bags and the matrix product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Samples:
     """Which rows of the table each point reads, and how much of each."""
 
-    index: Tensor  # [N, K, G, 4] rows: upper left, upper right, lower left, lower right
-    share: Tensor  # [N, K, G, 4] what is taken of each: bilinear share times mask
-    bilinear: Tensor  # [N, K, G, 2, 2] bilinear share alone
-    sides: Tensor  # [N, K, G, 2, 2] for y and x: share of the lower and of the higher neighbour
-    mask: Tensor | None  # [N, K, G]
+    index: Tensor  # [B, S, K, G, 4] rows: upper left, upper right, lower left, lower right
+    share: Tensor  # [B, S, K, G, 4] what is taken of each: bilinear share times mask
+    down: Tensor  # [B, S, K, G] how far the point lies below the upper row, 0..1
+    right: Tensor  # [B, S, K, G] how far the point lies right of the left column, 0..1
+    mask: Tensor | None  # [B, S, K, G]
 
 
 def anchors(offset: Tensor, kernel: tuple[int, int], geometry: list[int]) -> tuple[Tensor, Tensor]:
@@ -53,25 +53,29 @@ def anchors(offset: Tensor, kernel: tuple[int, int], geometry: list[int]) -> tup
     return rows[:, None, :, None], columns[None, :, None, :]
 
 
-# -- operators ---------------------------------------------------------------------------------------------
+# -- operators -----------------------------------------------------------------------------------------------
 # Opaque to compilers on purpose: how many chunks there are and which rows they touch depends on the values.
 @torch.library.custom_op("relook::deform_conv2d", mutates_args=())
 def deform_conv2d_cpu(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, geometry: list[int]
 ) -> Tensor:
     """The convolution on checked float32 or float64 tensors; arguments as in `deform_conv2d`."""
-    channels, out = x.shape[1], weight.shape[0]
-    groups = channels // weight.shape[1]
-    samples = _samples(x, offset, mask, (weight.shape[2], weight.shape[3]), geometry)
-    table = _table(x, samples.index.shape[2])
-    matrix = _matrix(weight, groups).transpose(1, 2)
-    rows = x.new_empty(samples.index.shape[0], groups, out // groups)
-    for part in _chunks(samples, channels * x.element_size()):
-        torch.bmm(_columns(table, samples, part, groups), matrix, out=rows[part].transpose(0, 1))
-    if bias is not None:
-        rows += bias.view(groups, -1)
-    answer = _output(x, offset, weight, bias, mask, geometry)
-    return answer.copy_(rows.view(x.shape[0], *offset.shape[2:], out).permute(0, 3, 1, 2))
+    groups = x.shape[1] // weight.shape[1]
+    samples = _samples(x, offset, weight, mask, geometry)
+    table, matrix = _table(x, samples.index.shape[3]), _matrix(weight, groups)
+    answer = _empty_answer(x, offset, weight, bias, mask, geometry)
+    last = not answer.is_contiguous()  # channels last: the product is made in the order it is stored
+    for images, places in _chunks(samples, x[0, :, 0, 0].nbytes if len(x) else 1):
+        columns = _columns(table, samples, images, places, groups)
+        if last:
+            product = torch.bmm(columns, matrix.transpose(1, 2)).transpose(1, 2)
+        else:
+            product = torch.bmm(matrix, columns.transpose(1, 2))  # [groups, O / groups, n]
+        if bias is not None:
+            product += bias.view(groups, -1, 1)
+        part = _by_group(answer, images, places, groups)
+        part.copy_(product.view(part.shape))
+    return answer
 
 
 @torch.library.custom_op("relook::deform_conv2d_backward", mutates_args=())
@@ -85,37 +89,36 @@ def _backward(
     needed: list[bool],
 ) -> list[Tensor]:
     """Gradients of x, offset, weight, mask in this order; empty where not `needed`."""
-    channels, out = x.shape[1], weight.shape[0]
-    groups = channels // weight.shape[1]
-    samples = _samples(x, offset, mask, (weight.shape[2], weight.shape[3]), geometry)
-    taps, offset_groups = samples.index.shape[1:3]
-    table, matrix = _table(x, offset_groups), _matrix(weight, groups)
-    rows = grad.permute(0, 2, 3, 1).reshape(-1, groups, out // groups)
+    groups = x.shape[1] // weight.shape[1]
+    samples = _samples(x, offset, weight, mask, geometry)
+    table, matrix = _table(x, samples.index.shape[3]), _matrix(weight, groups)
+    points = needed[1] or needed[3]
     grad_table = torch.zeros_like(table if needed[0] else x[:0])
-    grad_share = torch.empty_like(samples.share if needed[1] or needed[3] else x[:0])
+    grad_share = torch.empty_like(samples.share if points else x[:0])
     grad_matrix = torch.zeros_like(matrix if needed[2] else x[:0])
-    for part in _chunks(samples, channels * x.element_size()):
-        grad_rows = rows[part].transpose(0, 1)  # [groups, n, O / groups]
+    for images, places in _chunks(samples, x[0, :, 0, 0].nbytes if len(x) else 1):
+        grad_rows = _by_group(grad, images, places, groups).flatten(2)  # [groups, O / groups, n]
         if needed[2]:
-            grad_matrix.baddbmm_(grad_rows.transpose(1, 2), _columns(table, samples, part, groups))
-        if not (needed[0] or needed[1] or needed[3]):
+            grad_matrix.baddbmm_(grad_rows, _columns(table, samples, images, places, groups))
+        if not (needed[0] or points):
             continue
-        read = torch.bmm(grad_rows, matrix).view(groups, -1, taps, channels // groups)
-        read = read.permute(1, 2, 0, 3).reshape(-1, channels // offset_groups)  # gradient of the columns
-        if needed[1] or needed[3]:
-            grad_share[part] = _grad_share(read, table, samples.index[part])
+        read = torch.bmm(grad_rows.transpose(1, 2), matrix)  # gradient of the columns
+        read = read.view(*read.shape[:2], samples.index.shape[2], -1).permute(1, 2, 0, 3)
+        read = read.reshape(-1, table.shape[1])
+        index, share = samples.index[images, places].flatten(), samples.share[images, places].flatten()
+        if points:
+            grad_share[images, places] = _grad_share(read, table, index).view_as(grad_share[images, places])
         if needed[0]:
-            _collect(grad_table, read, samples.index[part], samples.share[part])
+            _collect(grad_table, read, index, share)
     return [
-        _map(grad_table, x) if needed[0] else grad_table,
+        _map(grad_table, x) if needed[0] else x.new_empty(0),
         _grad_offset(grad_share, samples, offset) if needed[1] else x.new_empty(0),
-        _weight(grad_matrix, weight) if needed[2] else grad_matrix,
+        _weight(grad_matrix, weight) if needed[2] else x.new_empty(0),
         _grad_mask(grad_share, samples, mask) if needed[3] and mask is not None else x.new_empty(0),
     ]
 
 
-@deform_conv2d_cpu.register_fake
-def _output(
+def _empty_answer(
     x: Tensor,
     offset: Tensor,
     weight: Tensor,
@@ -123,14 +126,14 @@ def _output(
     _mask: Tensor | None,
     _geometry: list[int],
 ) -> Tensor:
+    """Laid out like the map, as `conv2d` does it."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
     shape = (x.shape[0], weight.shape[0], *offset.shape[2:])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-@_backward.register_fake
-def _gradients(
+def _empty_gradients(
     _grad: Tensor,
     x: Tensor,
     offset: Tensor,
@@ -139,11 +142,15 @@ def _gradients(
     _geometry: list[int],
     needed: list[bool],
 ) -> list[Tensor]:
-    inputs = zip((x, offset, weight, mask), needed, strict=True)
-    return [x.new_empty(0) if t is None or not need else torch.empty_like(t) for t, need in inputs]
+    return [
+        torch.empty_like(x) if needed[0] else x.new_empty(0),
+        offset.new_empty(offset.shape) if needed[1] else x.new_empty(0),
+        weight.new_empty(weight.shape) if needed[2] else x.new_empty(0),
+        mask.new_empty(mask.shape) if needed[3] and mask is not None else x.new_empty(0),
+    ]
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 (torch names it so)
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 (torch calls it so)
     x, offset, weight, _, mask, geometry = inputs
     ctx.save_for_backward(x, offset, weight, mask)
     ctx.geometry = geometry
@@ -160,10 +167,17 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return of_x, of_offset, of_weight, bias, of_mask, None
 
 
+def _refuse(*_: Any) -> None:
+    raise RuntimeError("deform_conv2d has no second derivative; take its gradient without create_graph=True")
+
+
+deform_conv2d_cpu.register_fake(_empty_answer)
+_backward.register_fake(_empty_gradients)
 deform_conv2d_cpu.register_autograd(_differentiate, setup_context=_remember)
+_backward.register_autograd(_refuse)
 
 
-# -- 1. the table ------------------------------------------------------------------------------------------
+# -- 1. the table --------------------------------------------------------------------------------------------
 def _table(x: Tensor, groups: int) -> Tensor:
     """Map [B, C, H, W] -> rows [B * (H + 4) * (W + 4) * G, C / G] with a border of zeros."""
     batch, channels, height, width = x.shape
@@ -179,74 +193,79 @@ def _map(table: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(rows[:, _BORDER:-_BORDER, _BORDER:-_BORDER].permute(0, 3, 1, 2))
 
 
-# -- 2. the bags -------------------------------------------------------------------------------------------
-def _samples(
-    x: Tensor, offset: Tensor, mask: Tensor | None, kernel: tuple[int, int], geometry: list[int]
-) -> _Samples:
-    batch, _, height, width = x.shape
-    out_y, out_x = offset.shape[2:]
-    taps, area = kernel[0] * kernel[1], out_y * out_x
-    groups = offset.shape[1] // (2 * taps)
-    rows, columns = anchors(offset, kernel, geometry)
-    start = torch.stack([rows.expand(*kernel, out_y, out_x), columns.expand(*kernel, out_y, out_x)], -1)
-    points = offset.reshape(batch, groups, taps, 2, area).permute(0, 4, 2, 1, 3).contiguous()
-    # A new tensor: where one location has one offset group, `contiguous` returns the caller's own memory.
-    points = points + start.permute(2, 3, 0, 1, 4).reshape(area, taps, 1, 2)  # [B, Ho * Wo, K, G, 2] pixels
-    # Beyond these limits all four neighbours lie in the border: value and slope are zero, as in torchvision.
-    points = torch.minimum(points.clamp_(min=-_BORDER), points.new_tensor([height, width]))
-    low = points.floor()
-    high = points - low  # share of the higher neighbour; what is not a number stays so
-    sides = torch.stack([1 - high, high], -1)
-    bilinear = sides[..., 0, :, None] * sides[..., 1, None, :]
-    share = bilinear
-    if mask is not None:
-        mask = mask.reshape(batch, groups, taps, area).permute(0, 3, 2, 1).reshape(-1, taps, groups)
-        share = bilinear * mask.view(bilinear.shape[:-2])[..., None, None]
-    return _Samples(
-        index=_rows(low, height + 2 * _BORDER, width + 2 * _BORDER),
-        share=share.view(-1, taps, groups, 4),
-        bilinear=bilinear.view(-1, taps, groups, 2, 2),
-        sides=sides.view(-1, taps, groups, 2, 2),
-        mask=mask,
+# -- 2. the bags ---------------------------------------------------------------------------------------------
+def _samples(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: list[int]) -> _Samples:
+    kernel = (weight.shape[2], weight.shape[3])
+    taps, (batch, both, out_y, out_x) = kernel[0] * kernel[1], offset.shape
+    shape = (batch, out_y * out_x, taps, both // (2 * taps))
+    moved = offset.reshape(batch, shape[3], taps, 2, shape[1])
+    tap_rows, tap_columns = (
+        side.expand(*kernel, out_y, out_x).reshape(taps, -1).t()[:, :, None]
+        for side in anchors(offset, kernel, geometry)
     )
+    # Beyond these limits all four neighbours lie in the border: value and slope are zero, as in torchvision.
+    down = torch.add(moved[:, :, :, 0].permute(0, 3, 2, 1), tap_rows, out=x.new_empty(shape))
+    down.clamp_(-_BORDER, x.shape[2])
+    right = torch.add(moved[:, :, :, 1].permute(0, 3, 2, 1), tap_columns, out=x.new_empty(shape))
+    right.clamp_(-_BORDER, x.shape[3])
+    upper, left = down.floor(), right.floor()
+    down -= upper
+    right -= left
+    if mask is not None:
+        mask = mask.reshape(batch, shape[3], taps, shape[1]).permute(0, 3, 2, 1).contiguous()
+    share = x.new_empty(*shape, 4)
+    low = down if mask is None else down * mask
+    high = (1 if mask is None else mask) - low
+    torch.mul(low, right, out=share[..., 3])
+    torch.sub(low, share[..., 3], out=share[..., 2])
+    torch.mul(high, right, out=share[..., 1])
+    torch.sub(high, share[..., 1], out=share[..., 0])
+    return _Samples(index=_rows(upper, left, x), share=share, down=down, right=right, mask=mask)
 
 
-def _rows(low: Tensor, height: int, pitch: int) -> Tensor:
-    """Upper left pixels [B, Ho * Wo, K, G, 2] -> rows of the table of all four neighbours [N, K, G, 4]."""
-    batch, _, taps, groups, _ = low.shape
+def _rows(upper: Tensor, left: Tensor, x: Tensor) -> Tensor:
+    """Upper row and left column in the map [B, S, K, G] -> rows of the table of all four neighbours."""
+    batch, groups = upper.shape[0], upper.shape[3]
+    pitch, height = x.shape[3] + 2 * _BORDER, x.shape[2] + 2 * _BORDER
     whole = torch.int32 if batch * height * pitch * groups < 2**31 else torch.int64  # int32 sorts faster
-    corner = low.nan_to_num_(-_BORDER).to(whole) + _BORDER  # inside the table, whatever the offset was
-    first = corner[..., 0] * pitch + corner[..., 1]
-    first += torch.arange(batch, dtype=whole)[:, None, None, None] * (height * pitch)
-    first = first * groups + torch.arange(groups, dtype=whole)  # each offset group has rows of its own
-    step = torch.tensor([0, 1, pitch, pitch + 1], dtype=whole) * groups
-    return (first[..., None] + step).view(-1, taps, groups, 4)
+    # What is not a number goes to the border too: no offset leads outside the table.
+    first = upper.nan_to_num_(-_BORDER).to(whole).mul_(pitch).add_(left.nan_to_num_(-_BORDER).to(whole))
+    start = torch.arange(batch, dtype=whole) * (height * pitch) + _BORDER * (pitch + 1)
+    first += start[:, None, None, None]
+    if groups > 1:  # each offset group has rows of its own
+        first.mul_(groups).add_(torch.arange(groups, dtype=whole))
+    index = first.new_empty(*first.shape, 4)
+    for corner, step in enumerate((0, 1, pitch, pitch + 1)):
+        torch.add(first, step * groups, out=index[..., corner])
+    return index
 
 
 def _grad_share(read: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """Gradient of each share: its row of the table times the gradient of the column it went into."""
-    bags = torch.arange(len(read), dtype=index.dtype)
-    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001 (only its private name)
-        read, table, index.view(-1), bags * 4, bags.repeat_interleave(4), 0
+    bag = torch.arange(len(index), dtype=index.dtype) >> 2
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001 (its only name)
+        read, table, index, bag[: len(read)] * 4, bag, 0
     )
-    return cast("Tensor", dots).view_as(index)
+    return cast("Tensor", dots)
 
 
 def _grad_offset(grad_share: Tensor, samples: _Samples, offset: Tensor) -> Tensor:
-    corners = grad_share.view_as(samples.bilinear)
-    if samples.mask is not None:
-        corners = corners * samples.mask[..., None, None]
-    down = ((corners[..., 1, :] - corners[..., 0, :]) * samples.sides[..., 1, :]).sum(-1)
-    right = ((corners[..., :, 1] - corners[..., :, 0]) * samples.sides[..., 0, :]).sum(-1)
-    moved = torch.stack([down, right], -1)  # [N, K, G, 2]
-    moved = moved.view(offset.shape[0], -1, *moved.shape[1:]).permute(0, 3, 2, 4, 1)
-    return torch.empty_like(offset).copy_(moved.reshape(offset.shape))
+    upper_left, upper_right, lower_left, lower_right = grad_share.unbind(-1)
+    down = torch.lerp(lower_left - upper_left, lower_right - upper_right, samples.right)
+    right = torch.lerp(upper_right - upper_left, lower_right - lower_left, samples.down)
+    batch, places, taps, groups = down.shape
+    grad = offset.new_empty(batch, groups, taps, 2, places)
+    for axis, slope in enumerate((down, right)):
+        grad[:, :, :, axis] = (slope if samples.mask is None else slope * samples.mask).permute(0, 3, 2, 1)
+    return grad.view(offset.shape)
 
 
 def _grad_mask(grad_share: Tensor, samples: _Samples, mask: Tensor) -> Tensor:
-    grad = (grad_share.view_as(samples.bilinear) * samples.bilinear).sum((-2, -1))  # [N, K, G]
-    grad = grad.view(mask.shape[0], -1, *grad.shape[1:]).permute(0, 3, 2, 1)
-    return torch.empty_like(mask).copy_(grad.reshape(mask.shape))
+    upper_left, upper_right, lower_left, lower_right = grad_share.unbind(-1)
+    upper = torch.lerp(upper_left, upper_right, samples.right)
+    lower = torch.lerp(lower_left, lower_right, samples.right)
+    grad = torch.lerp(upper, lower, samples.down).permute(0, 3, 2, 1)
+    return grad.reshape(mask.shape).contiguous()
 
 
 def _collect(grad_table: Tensor, read: Tensor, index: Tensor, share: Tensor) -> None:
@@ -254,38 +273,50 @@ def _collect(grad_table: Tensor, read: Tensor, index: Tensor, share: Tensor) -> 
 
     The rows a chunk reads lie close together, so only the range from the first to the last is touched.
     """
-    rows, order = index.view(-1).sort(stable=True)
+    rows, order = index.sort(stable=True)
     first, last = int(rows[0]), int(rows[-1])
     starts = torch.searchsorted(rows, torch.arange(first, last + 1, dtype=rows.dtype))
     grad_table[first : last + 1] += F.embedding_bag(
-        order >> 2, read, starts, mode="sum", per_sample_weights=share.view(-1)[order]
+        order >> 2, read, starts, mode="sum", per_sample_weights=share[order]
     )
 
 
-# -- 3. the matrix products --------------------------------------------------------------------------------
-def _chunks(samples: _Samples, pixel_bytes: int) -> Iterator[slice]:
-    places, taps = samples.index.shape[:2]
-    step = max(64, _CHUNK_BYTES // (taps * pixel_bytes))
-    for start in range(0, places, step):
-        yield slice(start, min(start + step, places))
+# -- 3. the matrix products ----------------------------------------------------------------------------------
+def _chunks(samples: _Samples, pixel_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Images and places to take together: part of one image, or several small images whole."""
+    batch, places, taps = samples.index.shape[:3]
+    fit = max(64, _CHUNK_BYTES // (taps * pixel_bytes))
+    if fit < places:
+        for image in range(batch):
+            for start in range(0, places, fit):
+                yield slice(image, image + 1), slice(start, min(start + fit, places))
+        return
+    several = fit // max(1, places)
+    for image in range(0, batch if places else 0, several):
+        yield slice(image, min(image + several, batch)), slice(0, places)
 
 
-def _columns(table: Tensor, samples: _Samples, part: slice, groups: int) -> Tensor:
+def _columns(table: Tensor, samples: _Samples, images: slice, places: slice, groups: int) -> Tensor:
     """Read the map at the points of a chunk: [groups, n, K * C / groups]."""
-    index, share = samples.index[part], samples.share[part]
-    places, taps = index.shape[:2]
+    index, share = samples.index[images, places], samples.share[images, places]
     read = F.embedding_bag(index.view(-1, 4), table, mode="sum", per_sample_weights=share.view(-1, 4))
-    return read.view(places, taps, groups, -1).permute(2, 0, 1, 3).reshape(groups, places, -1)
+    read = read.view(index.shape[0] * index.shape[1], index.shape[2], groups, -1)
+    return read.permute(2, 0, 1, 3).flatten(2)
+
+
+def _by_group(maps: Tensor, images: slice, places: slice, groups: int) -> Tensor:
+    """The chunk's part of maps [B, O, Ho, Wo]: [groups, O / groups, images, places], a view if possible."""
+    part = maps[images].flatten(2)[:, :, places]
+    return part.view(part.shape[0], groups, -1, part.shape[2]).permute(1, 2, 0, 3)
 
 
 def _matrix(weight: Tensor, groups: int) -> Tensor:
-    """Weight [O, C / groups, kh, kw] -> [groups, O / groups, K * C / groups], in the order columns are read."""
+    """Weight [O, C / groups, kh, kw] -> [groups, O / groups, K * C / groups], in the order of the columns."""
     out, per_group = weight.shape[:2]
     return weight.reshape(out, per_group, -1).transpose(1, 2).reshape(groups, out // groups, -1)
 
 
 def _weight(matrix: Tensor, weight: Tensor) -> Tensor:
-    """The way back: matrix -> weight, shaped and laid out like `weight`."""
+    """The way back: matrix -> weight."""
     out, per_group = weight.shape[:2]
-    flat = matrix.view(out, -1, per_group).transpose(1, 2)
-    return torch.empty_like(weight).copy_(flat.reshape(weight.shape))
+    return matrix.view(out, -1, per_group).transpose(1, 2).reshape(weight.shape).contiguous()
