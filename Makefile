@@ -74,7 +74,7 @@ law: $(STAMP)  ## the law of imports and its sisters
 check: lint types test  ## what a change must pass
 
 bench: $(STAMP)  ## every benchmark of benchmarks/, one after the other
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) $$file --save || exit 1; done
 
 pages: $(STAMP)  ## write the generated parts of README.md and docs/ anew
 	$(PY) tools/pages.py

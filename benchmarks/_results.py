@@ -13,7 +13,7 @@ import torchvision
 
 from relook.files import whole_file
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(os.path.relpath(Path(__file__).parent / "results"))
 
 
 def processor() -> str:

@@ -1,6 +1,6 @@
 """What a reader must hold to follow a detector: files, lines, functions and depth of one training step.
 
-    python benchmarks/reading.py                         the default models
+    python benchmarks/reading.py --save                  the default models, also into benchmarks/results/
     python benchmarks/reading.py MODEL... [--files]      others; --files lists what was entered
 
 A tracer watches every Python call of making the model and of one training step: forward, loss, backward. Our
@@ -10,7 +10,6 @@ own code is counted; packages other than torch and ours are listed apart, for th
 import argparse
 import inspect
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -122,8 +121,6 @@ def read(make: Callable[[], Any]) -> dict[str, Any]:
     images, targets = batch(detector)
     with traced() as run:
         step(detector, images, targets)
-    start = time.perf_counter()
-    step(detector, images, targets)
     files = [Path(file) for file in run.files]
     return {
         "files": len(files),
@@ -134,7 +131,6 @@ def read(make: Callable[[], Any]) -> dict[str, Any]:
         "whole_files": sum(len(file.read_text().splitlines()) for file in files),
         "others": {name: len(entered) for name, entered in sorted(run.others.items())},
         "entered": [str(file.relative_to(HOME)) for file in files],
-        "step_ms": round(1000 * (time.perf_counter() - start), 1),
     }
 
 
@@ -151,6 +147,7 @@ def main() -> int:
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"zoo names (default: {' '.join(MODELS)})")
     parser.add_argument("--files", action="store_true", help="list the files entered")
+    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
     asked = parser.parse_args()
     names = asked.models or MODELS
     costs = {name: read(lambda name=name: relook.create_model(name)) for name in names}
@@ -163,7 +160,7 @@ def main() -> int:
         if asked.files:
             print(*(f"    {file}" for file in cost["entered"]), sep="\n")
     print(f"{'limit':{wide}}", *(f"{most:>11}" for most in asdict(Limits()).values()))
-    if not asked.models:
+    if asked.save:
         print("saved in", _results.save("reading", costs))
     over = [f"{name}: {breach}" for name, cost in costs.items() for breach in breaches(cost)]
     print(*over, sep="\n", end="\n" if over else "")
