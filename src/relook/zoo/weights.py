@@ -184,6 +184,40 @@ def _advice(checkpoint: Checkpoint) -> str:
     return "It fits no model of the catalog; `relook doctor FILE` says more"
 
 
+def load_start(detector: Detector[Any], config: DetectorConfig, source: Path | str) -> str:
+    """Starts a detector from weights of the same model, made for these or for other classes.
+
+    Tensors whose shape depends on the number of classes keep their random start where that number differs.
+
+    Args:
+        detector: built by `config`.
+        config: its settings.
+        source: a weights file of ours or a published checkpoint.
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        CheckpointError: when the file holds another model.
+    """
+    given = read_checkpoint(source)
+    ours = detector.state_dict()
+    contents = _Contents(given.state)
+    fit = min((_difference(contents, _shapes(ours), layout) for layout in LAYOUTS), key=len)
+    by_class = {name for name, *_ in _growing(config)}
+    left = [m for m in fit.mismatched if m.split(":")[0] in by_class]
+    if len(fit) > len(left):
+        raise CheckpointError(
+            f"{given.path} does not fit {type(detector).__name__}: {fit.sentence()}. {_advice(given)}"
+        )
+    named = contents.named(fit.layout)
+    skipped = by_class if left else set[str]()
+    state = {named[k]: v for k, v in given.state.items() if named[k] in ours and named[k] not in skipped}
+    detector.load_state_dict({**ours, **state}, strict=True)
+    words = f"{len(state)} tensors from {given.path}"
+    return f"{words}; {len(skipped)} that depend on the classes start anew" if skipped else words
+
+
 # -- which model is it? --------------------------------------------------------------------------------
 
 
@@ -212,16 +246,15 @@ class Identity:
         return len({_seen_in_prediction(c.entry) for c in self.exact}) == 1
 
 
-def identify(checkpoint: Checkpoint, names: Iterable[str] = ()) -> Identity:
+def identify(checkpoint: Checkpoint, among: Iterable[Entry] | None = None) -> Identity:
     """Which models of the catalog a file may hold, from its names, its shapes and what it says of itself.
 
     Args:
         checkpoint: from `read_checkpoint`.
-        names: only these entries; none: all.
+        among: only these entries; without them the whole catalog.
     """
     theirs = _Contents(checkpoint.state)
-    entries = [entry for name, entry in ENTRIES.items() if not names or name in set(names)]
-    candidates = [_candidate(theirs, entry) for entry in entries]
+    candidates = [_candidate(theirs, entry) for entry in (ENTRIES.values() if among is None else among)]
     exact = [c for c in candidates if not len(c.difference)]
     if not exact:
         return Identity(nearest=min(candidates, key=lambda c: len(c.difference), default=None))

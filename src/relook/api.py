@@ -1,0 +1,223 @@
+"""What Python code sees of relook: models by name, weights, prediction, training."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, cast
+
+import torch
+
+from relook.detector import Detector
+from relook.predictor import Precision, Predictor
+from relook.zoo import catalog
+from relook.zoo.entry import Entry
+from relook.zoo.models import Model, by_name, open_weights
+from relook.zoo.pickled import CheckpointError
+from relook.zoo.start import load_backbone
+from relook.zoo.weights import LoadReport, load_published, load_start
+
+__all__ = [
+    "CheckpointError",
+    "LoadReport",
+    "create_model",
+    "entry",
+    "list_models",
+    "load",
+    "load_published",
+    "train",
+]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the catalog that fit a pattern: `list_models("reppoints_v1*")`."""
+    return catalog.names(pattern)
+
+
+def entry(name: str) -> Entry:
+    """What is known of a model: paper, settings, recipe, published figures.
+
+    Raises:
+        ValueError: when there is none of that name; the message has the nearest names.
+    """
+    return by_name(name).entry
+
+
+def create_model(name: str, *, num_classes: int | None = None, **settings: Any) -> Detector[Any]:
+    """A model of the catalog with random weights, a plain `nn.Module`.
+
+        detector = relook.create_model("reppoints_nano", num_classes=4, keep=50)
+
+    Args:
+        name: see `list_models`, or "module:NAME" for an `Entry` of your own.
+        num_classes: without it as published.
+        settings: fields of the model's configuration (`relook.entry(name).detector`).
+
+    Raises:
+        ValueError: for an unknown name or setting; the message has the nearest.
+    """
+    config = entry(name).detector
+    known = [f.name for f in fields(cast("Any", config))]
+    for key in settings:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise ValueError(f"{name} has no setting {key!r}; {hint}")
+    if num_classes is not None:
+        settings["num_classes"] = num_classes
+    return replace(cast("Any", config), **settings).build()
+
+
+def load(
+    model: Path | str,
+    *,
+    weights: Path | str | None = None,
+    settings: Mapping[str, str] | None = None,
+    device: str | torch.device = "auto",
+    batch: int = 1,
+    precision: Precision = "32",
+) -> Predictor:
+    """A trained detector, ready for images.
+
+        look = relook.load("mine.safetensors")
+        look = relook.load("reppoints_v1_r50_fpn_1x", weights="published.pth")
+
+    Args:
+        model: a weights file that says what it is or whose names and shapes do; or, with `weights`, a name.
+        weights: a weights file or published checkpoint of that model.
+        settings: dotted changes that keep the shapes of the weights: {"detector.score": "0.3"}.
+        device: "auto" takes a GPU where there is one.
+        batch: images a step; results do not depend on it.
+        precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
+
+    Raises:
+        CheckpointError: a ValueError; when the file cannot be used.
+    """
+    if weights is None and (str(model) in catalog.ENTRIES or ":" in Path(model).name):
+        raise ValueError(
+            f"{model} is a model, not weights, and relook ships none; give a file: "
+            f"relook.load({str(model)!r}, weights='published.pth')"
+        )
+    if weights is None:
+        loaded = open_weights(model, settings=settings)
+    else:
+        loaded = open_weights(weights, str(model), settings)
+    return Predictor(
+        loaded.detector,
+        loaded.model.entry.recipe,
+        loaded.model.classes,
+        device=device,
+        batch=batch,
+        precision=precision,
+    )
+
+
+class TrainOptions(TypedDict, total=False):
+    """The fields of `relook.train.settings.TrainSettings`, which explains them."""
+
+    out: Path | str | None
+    epochs: int | None
+    batch: int | None
+    accumulate: int
+    lr: float | None
+    devices: str | int
+    nodes: int
+    precision: Literal["32", "bf16", "fp16"]
+    workers: int
+    seed: int
+    resume: Path | str | None
+    overwrite: bool
+    stop_after: int | None
+    validate_every: int
+    early_stop: int | None
+    save_every: int | None
+    ema: float | None
+    log_every: int
+    tensorboard: bool
+    compile: bool
+    progress: bool
+
+
+def train(
+    *,
+    model: str,
+    data: Path | str,
+    settings: Mapping[str, str] | None = None,
+    backbone_weights: str = "auto",
+    start: Path | str | None = None,
+    **options: Unpack[TrainOptions],
+) -> Any:
+    """Trains a model on your data and leaves weights, metrics and a log in a folder.
+
+        result = relook.train(model="reppoints_nano", data="shapes", epochs=2, out="runs/first")
+        look = relook.load(result.best)
+
+    Args:
+        model: see `list_models`, or "module:NAME" for an `Entry` of your own.
+        data: a folder or file in COCO, Pascal VOC, YOLO or Roboflow's layout, or "shapes" (generated).
+        settings: dotted changes: {"recipe.schedule.epochs": "24", "detector.keep": "300"}. The number of
+            classes is taken from the data.
+        backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or a name of timm's.
+        start: start from these weights of the same model instead, for other classes too.
+        options: how it is carried out: out, epochs, batch, lr, devices, precision, resume ...; see
+            `relook.train.settings.TrainSettings`.
+
+    Returns:
+        A `relook.train.fit.TrainResult`: the folder, the best and last weights, the last validation.
+
+    Raises:
+        ValueError: for unknown names and settings, and data that cannot be used.
+        ImportError: when the extra `train` is not installed.
+    """
+    # the training loop is an extra: only here is it needed
+    from relook.train.settings import TrainSettings  # noqa: PLC0415
+
+    known = [f.name for f in fields(TrainSettings)]
+    for key in options:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            raise ValueError(f"train() has no {key!r}; " + (f"did you mean {near[0]!r}?" if near else ""))
+    given = cast("dict[str, Any]", options)
+    for key in ("out", "resume"):
+        if given.get(key) is not None:
+            given[key] = Path(given[key])
+    return run_training(by_name(model, settings), data, TrainSettings(**given), backbone_weights, start)
+
+
+def run_training(
+    model: Model,
+    data: Path | str,
+    settings: Any,
+    backbone_weights: str = "auto",
+    start: Path | str | None = None,
+) -> Any:
+    """What `train` does once its arguments are understood; `settings` is a `TrainSettings`."""
+    from relook.data.detect_format import read  # noqa: PLC0415 (with the next, so that `train` alone pays)
+
+    try:
+        from relook.train.fit import fit  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(f"training needs an extra ({error}); `pip install 'relook[train]'`") from error
+
+    source = read(data, "train")
+    asked = model.settings.get("detector.num_classes")
+    if asked is not None and int(asked) != len(source.classes):
+        raise ValueError(
+            f"detector.num_classes={asked}, but {data} has {len(source.classes)} classes; leave the setting out"
+        )
+    model = model.with_classes(source.classes)
+    torch.manual_seed(settings.seed)
+    detector = model.entry.detector.build()
+    if settings.resume is None:
+        begin(detector, model, backbone_weights, start)
+    return fit(detector, model.entry.recipe, source, read(data, "val"), settings, model.describe().metadata())
+
+
+def begin(detector: Detector[Any], model: Model, backbone_weights: str, start: Path | str | None) -> str:
+    """Loads what training starts from; says what it was."""
+    if start is not None:
+        return load_start(detector, model.entry.detector, start)
+    wanted = model.entry.recipe.backbone_weights if backbone_weights == "auto" else backbone_weights
+    if wanted is None or wanted == "none":
+        return "random weights"
+    return f"{load_backbone(detector, wanted)} tensors of the backbone from {wanted}"

@@ -1,0 +1,106 @@
+"""`relook eval`: the 12 COCO numbers of a trained model on a data set, and the AP of each class."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from relook.cli.arguments import Verb, changes, option, settings_option
+from relook.cli.printing import remark, say, say_json, table
+
+if TYPE_CHECKING:
+    from relook.evaluate.run import Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    weights: str = option("a weights file of relook, or a published checkpoint")
+    data: str = option("a folder or file in COCO, VOC, YOLO or Roboflow's layout, or `shapes`")
+    model: str | None = option("which model it is, where the file leaves a choice", default=None)
+    split: Literal["val", "train"] = option("which part of the data", default="val")
+    out: str = option("folder for metrics.json and detections.json", default="runs/eval")
+    batch: int = option("pictures a step", default=1)
+    workers: int = option("processes that read pictures", default=2)
+    device: str = option("auto, cpu, cuda, cuda:1 ...", default="auto")
+    precision: Literal["32", "bf16", "fp16"] = option("arithmetic of the network", default="32")
+    backend: Literal["hotcoco", "pycocotools"] = option(
+        "who computes; the numbers are the same", default="hotcoco"
+    )
+    set: tuple[str, ...] = settings_option()
+    json: bool = option("print JSON", default=False)
+
+
+def run(options: Options) -> int:
+    from relook.data.detect_format import read  # noqa: PLC0415 (torch, which --help does without)
+    from relook.evaluate.coco_ap import coco_ap  # noqa: PLC0415
+    from relook.evaluate.run import evaluate  # noqa: PLC0415
+    from relook.zoo.models import open_weights  # noqa: PLC0415
+
+    source = read(options.data, options.split)
+    loaded = open_weights(options.weights, options.model, changes(options.set))
+    _compare(loaded.model.classes, source.classes)
+    with _arithmetic(options):
+        done = evaluate(
+            loaded.detector,
+            loaded.model.entry.recipe,
+            source,
+            batch=options.batch,
+            workers=options.workers,
+            device=options.device,
+            progress=not options.json,
+        )
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0
+    if options.backend != "hotcoco":
+        done = replace(done, report=coco_ap(source, done.detections, backend=options.backend))
+    done.save(options.out)
+    _tell(options, done, loaded.model.name)
+    return 0
+
+
+def _tell(options: Options, done: "Evaluation", model: str) -> None:
+    files = {"metrics": f"{options.out}/metrics.json", "detections": f"{options.out}/detections.json"}
+    if options.json:
+        say_json(
+            {"model": model, "data": options.data, "split": options.split, **done.to_json(), "files": files}
+        )
+        return
+    report = done.report
+    rate = report.images / max(done.seconds, 1e-9)
+    say(f"{model} on {options.data} ({options.split}): {report.images} pictures, {report.objects} objects")
+    say(table(("", "value"), report.table()))
+    say(f"{rate:.1f} pictures a second; metrics.json and detections.json in {options.out}")
+    for broken in done.broken:
+        remark(f"could not be read: {broken}")
+
+
+def _compare(ours: tuple[str, ...], theirs: tuple[str, ...]) -> None:
+    """Says when the names of the classes differ; `evaluate` refuses another number of them."""
+    other = [(a, b) for a, b in zip(ours, theirs, strict=False) if a != b]
+    if len(ours) == len(theirs) and other:
+        remark(
+            f"relook eval: {len(other)} class names differ, such as {other[0][0]!r} of the weights and "
+            f"{other[0][1]!r} of the data; they are compared by their order"
+        )
+
+
+def _arithmetic(options: Options) -> AbstractContextManager[Any]:
+    import torch  # noqa: PLC0415
+
+    if options.precision == "32":
+        return nullcontext()
+    device = options.device.partition(":")[0]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, dtype=torch.bfloat16 if options.precision == "bf16" else torch.float16)
+
+
+VERB = Verb(
+    name="eval",
+    does="Detects in all pictures of a data set and prints COCO's 12 numbers and the AP of each class;\n"
+    "saves them, and the detections in COCO's format. Under torchrun all processes share the work.",
+    example="  relook eval --weights runs/train/best.safetensors --data mine/\n"
+    "  relook eval --weights published.pth --model reppoints_v1_r50_fpn_giou_1x --data coco/ --batch 4",
+    options=Options,
+    run=run,
+)

@@ -1,0 +1,74 @@
+"""Runs a verb: reads its arguments, and turns whatever goes wrong into one sentence and an exit status."""
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from relook.cli.arguments import Wrong, parse
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+
+
+def run(verb: str, given: Sequence[str]) -> int:
+    """The exit status of `relook VERB ...`."""
+    try:
+        module = importlib.import_module(f"relook.cli.{verb}_verb")
+        options = parse(module.VERB, given)
+        return 0 if options is None else _speak(module, options)
+    except KeyboardInterrupt:
+        print("relook: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # somebody like `head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Wrong as error:
+        print(f"relook {verb}: {error}", file=sys.stderr)
+        return WRONG
+    except Exception as error:  # noqa: BLE001 (this is the place that answers for all of them)
+        return _explain(verb, error)
+
+
+def _speak(module: ModuleType, options: object) -> int:
+    """Runs the verb; what relook's rooms have to say meanwhile goes to stderr."""
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setFormatter(logging.Formatter("relook: %(message)s"))
+    screen.setLevel(logging.WARNING)
+    screen.addFilter(lambda record: not record.name.startswith("relook.train"))  # which has its own voice
+    ours = logging.getLogger("relook")
+    ours.addHandler(screen)
+    try:
+        return int(module.VERB.run(options))
+    finally:
+        ours.removeHandler(screen)
+
+
+def _explain(verb: str, error: Exception) -> int:
+    """Mistakes that a person can mend end with 2, others with 1; neither shows a traceback unasked."""
+    if os.environ.get("RELOOK_TRACEBACK"):
+        traceback.print_exception(error)
+    mendable = isinstance(error, (ValueError, OSError, ImportError, TypeError)) and not _inside(error)
+    words = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        words = f"{error.filename}: {error.strerror}"
+    if mendable:
+        print(f"relook {verb}: {words}", file=sys.stderr)
+        return WRONG
+    if not isinstance(error, (ArithmeticError, MemoryError)) and not type(error).__name__.startswith(
+        "OutOfMem"
+    ):
+        words = f"{type(error).__name__}: {words}; RELOOK_TRACEBACK=1 relook {verb} ... shows where"
+    print(f"relook {verb}: {words}", file=sys.stderr)
+    return FAILED
+
+
+def _inside(error: BaseException) -> bool:
+    """Whether a mistake was raised by somebody else's code, which does not speak to people."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    place = "" if last is None else last.tb_frame.f_code.co_filename
+    return isinstance(error, TypeError | ValueError) and f"{os.sep}relook{os.sep}" not in place
