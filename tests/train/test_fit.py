@@ -70,7 +70,7 @@ def test_a_run_leaves_everything(tmp_path: Path) -> None:
     log = (tmp_path / "train.log").read_text()
     for said in (
         "learning rate 0.02 for 4 images a step",
-        "2 epochs instead of the recipe's 4",
+        "epochs: 2 instead of the recipe's 4",
         "images/s",
         "AP50",
     ):
@@ -148,6 +148,7 @@ def test_a_terminal_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         "relook.train.fit.Console", lambda stderr: Console(file=shown, force_terminal=stderr, width=140)
     )
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
     run(tmp_path, progress=True, epochs=2)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
     for said in ("epoch 1/2", "3/3", "cls ", "box ", "images/s", "0:00:00 left", "validated on 6 images"):
@@ -155,13 +156,12 @@ def test_a_terminal_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "step 2/6" not in text  # such lines are for places without a terminal
 
 
-def test_lines_where_there_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_where_there_is_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Every few steps a line on the error stream; the output stream stays free for results."""
-    logging.getLogger().handlers, kept = [], logging.getLogger().handlers
-    try:
-        run(tmp_path, progress=True, epochs=1)
-    finally:
-        logging.getLogger().handlers = kept
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
+    run(tmp_path, progress=True, epochs=1)
     out, err = capfd.readouterr()
     assert not out
     assert "epoch 1/1 step 2/3" in err
@@ -294,7 +294,7 @@ def test_devices_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     assert where("auto", 0) == ("cpu", 1, 1)
     assert where("auto", 3) == ("gpu", 3, 1)
     assert where("cpu", 3) == ("cpu", 1, 1)
-    assert where("cpu:2", 3, nodes=2) == ("cpu", 2, 2)
+    assert where("cpu:2", 3) == ("cpu", 2, 1)
     assert where(2, 3) == where("gpu:2", 3) == ("gpu", 2, 1)
     assert where("2", 0) == ("cpu", 2, 1)
     for devices, gpus, said in (
@@ -307,6 +307,10 @@ def test_devices_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
             where(devices, gpus)
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         where("cpu", 0, precision="fp16")
+    with pytest.raises(ValueError, match="torchrun or SLURM"):
+        where("cpu", 0, nodes=2)
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert where("cpu:2", 3, nodes=2) == ("cpu", 2, 2)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "6")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import shutil
 import signal
 import warnings
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import torch
 import yaml
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
@@ -91,7 +93,7 @@ def fit(
     _check(detector, train, val)
     where = machines(settings)
     module = Training(detector, recipe, train, settings, where)
-    folder, chief = settings.folder(), cast("Any", rank_zero_only).rank == 0
+    folder, chief = settings.folder(), _is_first()
     step = _step(settings.resume)
     if chief:
         _make_room(folder, settings)
@@ -134,6 +136,9 @@ def fit(
 def _trainer(module: Training, callbacks: list[Callback]) -> Trainer:
     settings, where = module.settings, module.where
     alone = where.world == 1
+    plugins: list[Any] = [WholeCheckpoints()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # it would save and resume in its own place
     precision: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     return Trainer(
         accelerator=where.accelerator,
@@ -147,7 +152,7 @@ def _trainer(module: Training, callbacks: list[Callback]) -> Trainer:
         gradient_clip_val=module.recipe.optimizer.clip,
         gradient_clip_algorithm="norm",
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=plugins,
         default_root_dir=settings.folder(),
         logger=False,
         enable_progress_bar=False,
@@ -176,7 +181,7 @@ def _run(trainer: Trainer, module: Training, settings: TrainSettings) -> None:
             f"use --batch {max(1, module.batch // 2)} --accumulate {settings.accumulate * 2}"
         ) from error
     except ArithmeticError as error:
-        log.critical("%s", error)
+        log.critical("%s", error, extra={"file_only": True})  # whoever called shows the error itself
         log.critical("training ended; %s", _where_to_resume(settings))
         raise
 
@@ -224,13 +229,18 @@ def _check(detector: Detector[Any], train: Source, val: Source | None) -> None:
         )
 
 
+def _is_first() -> bool:
+    """Whether this is the process that writes; asked before the processes know each other."""
+    return cast("Any", rank_zero_only).rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+
+
 def _make_room(folder: Path, settings: TrainSettings) -> None:
     """Makes the folder of a run, or finds that it is taken."""
     held = [folder / name for name in _RESULTS if (folder / name).exists()]
     if settings.resume is None and held and not settings.overwrite:
         raise FileExistsError(
             f"{folder} already holds a run; go on with it by --resume {folder}, "
-            f"choose another folder by --out, or start anew by --overwrite true"
+            f"choose another folder by --out, or start anew by --overwrite"
         )
     for path in held if settings.resume is None else []:
         if path.is_dir():
@@ -260,7 +270,7 @@ def _say_what(module: Training, folder: Path, describe: Mapping[str, str]) -> No
         "precision": settings.precision,
         "seed": settings.seed,
         "ema": settings.ema,
-        "devices": f"{where.devices} x {where.accelerator} x {where.nodes} nodes",
+        "devices": where.describe(),
     }
     if settings.resume is not None:
         _compare(resume_file(settings.resume).parent / "settings.yaml", facts)
@@ -269,7 +279,7 @@ def _say_what(module: Training, folder: Path, describe: Mapping[str, str]) -> No
     log.info("%s trained parameters in %d tensors", f"{sum(p.numel() for p in trained):,}", len(trained))
     log.info("%s", module.lr_origin)
     if module.epochs != steps.epochs:
-        log.info("%d epochs instead of the recipe's %d", module.epochs, steps.epochs)
+        log.info("epochs: %d instead of the recipe's %d", module.epochs, steps.epochs)
     if module.recipe.sync_bn and where.world > 1 and where.accelerator == "cpu":
         log.warning("batch statistics are not shared between CPU processes, torch cannot; they are on GPUs")
     document = {

@@ -87,14 +87,14 @@ def speaking(folder: Path, *, console: Console, quiet: bool) -> Generator[None]:
 
     Step lines (DEBUG) go to the console only where no progress bar can be drawn.
     """
+    ours = logging.getLogger("relook")
     file = logging.FileHandler(folder / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handlers: list[logging.Handler] = [file]
     if not quiet and not logging.getLogger().handlers:
-        screen = _Screen(console)
+        screen = _Screen(console, alone=not ours.handlers)
         screen.setLevel(logging.INFO if console.is_terminal else logging.DEBUG)
         handlers.append(screen)
-    ours = logging.getLogger("relook")
     level = ours.level
     ours.setLevel(logging.DEBUG)
     for handler in handlers:
@@ -111,9 +111,14 @@ def speaking(folder: Path, *, console: Console, quiet: bool) -> Generator[None]:
 class _Screen(logging.Handler):
     """Lines on the console, above a progress bar if there is one."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, alone: bool) -> None:
+        """Speaks for all of relook when `alone`; else somebody speaks for the other rooms already."""
         super().__init__()
         self.console = console
+        self.room = "relook" if alone else "relook.train"
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name.startswith(self.room) and not hasattr(record, "file_only")
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "bold red" if record.levelno >= logging.WARNING else None

@@ -42,6 +42,13 @@ class Machines:
         """Processes in all."""
         return self.devices * self.nodes
 
+    def describe(self) -> str:
+        """In words, for the log."""
+        one = "GPU" if self.accelerator == "gpu" else "CPU process"
+        many = one + ("s" if one == "GPU" else "es")
+        each = f"{self.devices} {one if self.devices == 1 else many}"
+        return each if self.nodes == 1 else f"{each} on each of {self.nodes} machines"
+
 
 def machines(settings: TrainSettings) -> Machines:
     """What `--devices` and `--nodes` mean here; under torchrun and SLURM the processes are counted there.
@@ -63,6 +70,11 @@ def machines(settings: TrainSettings) -> Machines:
     if settings.precision == "fp16" and not gpu:
         raise ValueError("precision fp16 needs a GPU; on CPUs use --precision bf16 or 32")
     local, nodes = _started_by_others()
+    if settings.nodes > 1 and not nodes and "NODE_RANK" not in os.environ:
+        raise ValueError(
+            f"nodes={settings.nodes}: start a process for each device by torchrun or SLURM, which count the "
+            f"machines themselves; docs/how-to/train.md has the commands"
+        )
     devices = local or int(count or (gpus if gpu else 1))
     if gpu and devices > gpus:
         raise ValueError(f"{devices} GPUs are asked for, but torch finds {gpus}; use --devices {gpus}")
@@ -97,6 +109,10 @@ class Epochs:
     def __iter__(self) -> Iterator[Batch]:
         self.loader.sampler.set_epoch(self.epoch())
         skip = self.given if self.given < len(self) else 0
+        if skip:
+            log.info(
+                "finding the place in the epoch again: %d of %d batches are passed over", skip, len(self)
+            )
         self.given = 0
         for batch in self.loader:
             self.given += 1
