@@ -1,9 +1,11 @@
 """Data sets in COCO's JSON, in its own folders, in Roboflow's, or as one file beside its images."""
 
+import gc
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 
 from relook.data.geometry import box_problems, polygon_problems
 from relook.data.images import BrokenImage, image_size
+from relook.data.packed import pack
 from relook.data.problems import Parts, Problems
 from relook.data.sample import DataError, Sample, Source
 
@@ -126,25 +129,30 @@ def read_coco(
     Raises:
         DataError: when the file is no JSON or lacks a whole list, so that there is nothing to go on with.
     """
-    whole = _load(file)
-    reading = _Reading(file, problems)
-    for n, row in enumerate(whole["categories"]):
-        reading.category(n, _object(row))
-    reading.finish_categories(whole["categories"])
-    for n, row in enumerate(whole["images"]):
-        reading.image(n, _object(row))
-    for n, row in enumerate(whole["annotations"]):
-        reading.annotation(n, _object(row))
-    del whole
+    reading = _Reading(file, problems, masks=masks)
+    with _uncollected():
+        reading.read()
     root = _root(reading, folders)
     return Source(
         name=name,
-        samples=tuple(image.sample(root, masks=masks) for image in reading.images.values()),
+        samples=pack(image.sample(root) for image in reading.images.values()),
         classes=tuple(reading.names[key] for key in reading.labels),
         category_ids=tuple(reading.labels),
         file=file,
         notes=problems.all_notes(),
     )
+
+
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """No search for garbage while millions of objects are made that are none: it would double the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(slots=True)
@@ -162,7 +170,7 @@ class _Image:
     area: list[float] = field(default_factory=list[float])
     segmentation: list[Any] = field(default_factory=list[Any])
 
-    def sample(self, root: Path, *, masks: bool) -> Sample:
+    def sample(self, root: Path) -> Sample:
         path, height, width = root / self.file_name, self.height, self.width
         if not height or not width:
             try:
@@ -179,7 +187,7 @@ class _Image:
             crowd=np.array(self.crowd, np.bool_),
             left_out=np.array(self.left_out, np.bool_),
             area=np.array(self.area, np.float64),
-            segmentation=tuple(self.segmentation) if masks else (),
+            segmentation=tuple(self.segmentation),
         )
 
 
@@ -189,11 +197,23 @@ class _Reading:
 
     file: Path
     problems: Problems
+    masks: bool  # carry the segmentations
     names: dict[int, str] = field(default_factory=dict[int, str])  # by category id
     labels: dict[int, int] = field(default_factory=dict[int, int])  # by category id
     images: dict[int, _Image] = field(default_factory=dict[int, _Image])  # by id
     file_names: dict[str, int] = field(default_factory=dict[str, int])  # image id by file name
     annotation_ids: set[int] = field(default_factory=set[int])
+
+    def read(self) -> None:
+        """The whole file."""
+        whole = _load(self.file)
+        for n, row in enumerate(whole["categories"]):
+            self.category(n, _object(row))
+        self.finish_categories(whole["categories"])
+        for n, row in enumerate(whole["images"]):
+            self.image(n, _object(row))
+        for n, row in enumerate(whole["annotations"]):
+            self.annotation(n, _object(row))
 
     def category(self, n: int, row: dict[str, Any]) -> None:
         record = f"categories[{n}]"
@@ -245,25 +265,23 @@ class _Reading:
 
     def annotation(self, n: int, row: dict[str, Any]) -> None:
         key = row.get("id")
-        record = f"annotations[{n}] (id {key})"
         if _whole(key):
             if key in self.annotation_ids:
-                self.problems.tolerable(self.file, record, "repeats its id", "give each an id of its own")
+                self.problems.tolerable(
+                    self.file, _named(n, row), "repeats its id", "give each an id of its own"
+                )
             self.annotation_ids.add(key)
-        image = self._find(self.images, row, "image_id", record)
-        label = self._find(self.labels, row, "category_id", record)
-        if image is None or label is None:
-            return
-        record = f"{record} of {image.file_name}"
-        box = self._box(row.get("bbox"), record)
-        if box is None:
+        image = self._find(self.images, n, row, "image_id")
+        label = self._find(self.labels, n, row, "category_id")
+        box = None if image is None or label is None else self._box(n, row)
+        if image is None or label is None or box is None:
             return
         for problem in box_problems(box, (image.height, image.width)):
-            self.problems.tolerable(self.file, record, *problem)
+            self.problems.tolerable(self.file, f"{_named(n, row)} of {image.file_name}", *problem)
         crowd = bool(row.get("iscrowd", 0))
         if self.problems.thorough and not crowd:
             for problem in polygon_problems(row.get("segmentation")):
-                self.problems.tolerable(self.file, record, *problem)
+                self.problems.tolerable(self.file, f"{_named(n, row)} of {image.file_name}", *problem)
         x, y, width, height = box
         area = row.get("area")
         image.boxes.append([x, y, x + width, y + height])
@@ -271,27 +289,35 @@ class _Reading:
         image.crowd.append(crowd)
         image.left_out.append(bool(row.get("ignore", 0)))
         image.area.append(float(area) if _number(area) else width * height)
-        image.segmentation.append(row.get("segmentation"))
+        if self.masks:
+            image.segmentation.append(row.get("segmentation"))
 
-    def _find(self, table: dict[int, T], row: dict[str, Any], key: str, record: str) -> T | None:
-        """The image or label that a row names; None, and a problem, when there is none."""
+    def _find(self, table: dict[int, T], n: int, row: dict[str, Any], key: str) -> T | None:
+        """The image or label that an annotation names; None, and a problem, when there is none."""
         value = row.get(key)
         found = table.get(value) if _whole(value) else None
         if found is None:
             what = f"{key} {value} is not the id of any {key[:-3]}"
             known = f" (known: {_listed(table)})" if key == "category_id" else ""
-            self.problems.fatal(self.file, record, what, f"write an id that exists{known} or remove it")
+            mend = f"write an id that exists{known} or remove it"
+            self.problems.fatal(self.file, _named(n, row), what, mend)
         return found
 
-    def _box(self, box: Any, record: str) -> list[float] | None:
+    def _box(self, n: int, row: dict[str, Any]) -> list[float] | None:
         """x, y, width, height; None, and a problem, when they are not four finite numbers."""
+        box = row.get("bbox")
         numbers = cast("list[Any]", box) if isinstance(box, list) else []
         if len(numbers) == 4 and all(map(_number, numbers)):
             return [float(number) for number in numbers]
         what = "there is no bbox" if box is None else f"bbox {box} is not four finite numbers"
         mend = "write [x, y, width, height] in pixels, or remove the annotation"
-        self.problems.fatal(self.file, record, what, mend)
+        self.problems.fatal(self.file, _named(n, row), what, mend)
         return None
+
+
+def _named(n: int, row: dict[str, Any]) -> str:
+    """An annotation's place in the file and its id."""
+    return f"annotations[{n}] (id {row.get('id')})"
 
 
 def _load(file: Path) -> dict[str, list[Any]]:

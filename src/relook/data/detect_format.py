@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from relook.data.coco import find_coco, find_roboflow
+from relook.data.packed import pack
 from relook.data.problems import Part, Parts, Problems
 from relook.data.sample import DataError, Sample, Source
 from relook.data.shapes import SPLITS, Split, shapes
@@ -114,7 +115,7 @@ def _tenth(part: Part, split: Split, path: Path, problems: Problems) -> Source:
     if len(ranked) < 2:
         problems.fatal(path, "images", f"{len(ranked)} images cannot be split", "give at least two")
     chosen = {sample.id for sample in (ranked[:count] if split == "val" else ranked[count:])}
-    kept = tuple(sample for sample in source.samples if sample.id in chosen)
+    kept = pack(sample for sample in source.samples if sample.id in chosen)
     note = (
         f"{path} has no validation split, so {count} of {len(ranked)} images are kept for validation, "
         "chosen by a hash of their names"

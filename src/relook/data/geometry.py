@@ -17,20 +17,23 @@ class Flaw(NamedTuple):
 def box_problems(box: Sequence[float], size: tuple[int, int]) -> Iterator[Flaw]:
     """Flaws of a box x, y, width, height in an image of `size` (height, width; 0 when unknown)."""
     x, y, width, height = box
-    shown = ", ".join(f"{number:g}" for number in box)
     if width <= 0 or height <= 0:
-        yield Flaw(f"box [{shown}] has no area; training leaves it out", "remove it or draw it again")
+        yield Flaw(f"box {_shown(box)} has no area; training leaves it out", "remove it or draw it again")
     elif width < 1 or height < 1:
-        yield Flaw(f"box [{shown}] is thinner than a pixel; training leaves it out", "remove it")
+        yield Flaw(f"box {_shown(box)} is thinner than a pixel; training leaves it out", "remove it")
     if not all(size):
         return
     inside_x, inside_y = min(x + width, size[1]) - max(x, 0), min(y + height, size[0]) - max(y, 0)
     if min(width, height) > 0 and (inside_x <= 0 or inside_y <= 0):
-        what = f"box [{shown}] lies outside the image of {size[1]}x{size[0]} pixels; training leaves it out"
-        yield Flaw(what, "remove it or draw it again")
+        what = f"box {_shown(box)} lies outside the image of {size[1]}x{size[0]} pixels"
+        yield Flaw(f"{what}; training leaves it out", "remove it or draw it again")
     elif max(-x, -y, x + width - size[1], y + height - size[0]) > _OUTSIDE:
-        what = f"box [{shown}] passes the border of the image of {size[1]}x{size[0]} pixels; it is clipped"
-        yield Flaw(what, "clip it, and see whether it belongs to this image")
+        what = f"box {_shown(box)} passes the border of the image of {size[1]}x{size[0]} pixels"
+        yield Flaw(f"{what}; it is clipped", "clip it, and see whether it belongs to this image")
+
+
+def _shown(box: Sequence[float]) -> str:
+    return f"[{', '.join(f'{number:g}' for number in box)}]"
 
 
 def polygon_problems(segmentation: object) -> Iterator[Flaw]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from relook.data.geometry import box_problems
 from relook.data.images import EXTENSIONS, BrokenImage, image_size
+from relook.data.packed import pack
 from relook.data.problems import Parts, Problems
 from relook.data.sample import DataError, Sample, Source
 
@@ -74,7 +75,7 @@ def read_voc(folder: Path, chosen: Path | None, problems: Problems, *, name: str
         problems.fatal(chosen or folder, "images", "there is none", "list the names of images, one a line")
     return Source(
         name=name,
-        samples=tuple(samples),
+        samples=pack(samples),
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
         file=chosen or folder,

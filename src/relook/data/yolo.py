@@ -13,6 +13,7 @@ import yaml
 
 from relook.data.geometry import box_problems
 from relook.data.images import EXTENSIONS, BrokenImage, image_size
+from relook.data.packed import pack
 from relook.data.problems import Parts, Problems
 from relook.data.sample import DataError, Sample, Source
 
@@ -131,7 +132,7 @@ def read_yolo(
         sizes = list(pool.map(_size, images))
     return Source(
         name=name,
-        samples=tuple(
+        samples=pack(
             _sample(image, n + 1, size, len(classes), problems)
             for n, (image, size) in enumerate(zip(images, sizes, strict=True))
         ),
