@@ -239,7 +239,7 @@ def moment_box(points: Tensor, moment: Tensor) -> Tensor:
 
 
 def grid_box(previous: Tensor, change: Tensor) -> Tensor:
-    """Boxes [B, 4, ...] and changes (tx, ty, tw, th) [B, 4, ...] -> boxes [B, 4, ...] (Faster R-CNN's code)."""
+    """Boxes [B, 4, ...], changes (tx, ty, tw, th) [B, 4, ...] -> boxes [B, 4, ...], as in Faster R-CNN."""
     size = (previous[:, 2:] - previous[:, :2]).clamp(min=1e-6)
     middle = (previous[:, :2] + previous[:, 2:]) / 2 + size * change[:, :2]
     half = size * change[:, 2:].exp() / 2
@@ -303,7 +303,7 @@ class RepPointsHead(nn.Module):
         where = _scale_gradient(init, self.gradient_scale) - self.kernel
         logits = self.cls_out(F.relu(_look(cls, where, self.cls_conv)))
         refine = self.refine_out(F.relu(_look(reg, where, self.refine_conv)))
-        # the second look moves the first points (or box) but sends no gradient back into them: rp-07
+        # the second look moves the first points but sends no gradient back into them: rp-07
         refine = grid_on_box(grid_box(first.detach(), refine)) if self.grid_points else refine + init.detach()
         return logits, init, refine
 

@@ -1,0 +1,171 @@
+"""RepPoints equals the published implementations: raw outputs, losses, gradients, training steps, detections."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import relook
+from published import Case, difference, manifests
+from relook.detectors.reppoints import RepPoints, RepPointsOutputs
+from relook.ops.levels import inside
+from relook.zoo.catalog import ENTRIES
+from relook.zoo.entry import Entry
+from relook.zoo.layouts import rename
+
+TOLERANCE = 1e-6  # relative, in float64; the cases are stored in float32, 6e-8
+CASES = [
+    "v1_r50_fpn_1x",
+    "v1_r50_fpn_giou_1x",
+    "odd_v1_r50_fpn_1x",
+    "empty_v1_r50_fpn_giou_1x",
+    "mmdet_moment_r50_fpn_gn_1x",
+    "mmdet_moment_r101_dconv_c3-c5_gn_2x",
+    "mmdet_bbox_grid_r50",
+    "odd_mmdet_moment_r50_fpn_gn_1x",
+]
+Record = Callable[[str, object], None]  # pytest's record_property
+FINEST = 3  # the stored levels are P3 .. P7
+
+pytestmark = pytest.mark.golden
+
+
+def entry_of(config: str) -> Entry:
+    """The entry made from a published configuration."""
+    config = config if config.endswith("_coco") else f"{config}_coco"
+    return next(e for e in ENTRIES.values() if e.config == config)
+
+
+class Run:
+    """One case, computed once for all its tests."""
+
+    def __init__(self, name: str) -> None:
+        self.case = Case("reppoints", name)
+        self.entry = entry_of(self.case.about["reference"]["config"])
+        self.detector = relook.create_model(self.entry.name).double()
+        assert isinstance(self.detector, RepPoints)
+        self.state = self.case.state()
+        self.ours = rename(self.state, self.entry.layout)
+        relook.load_published(self.detector, self.state)
+        self.detector.train()
+        self.start = copy.deepcopy(self.detector.state_dict())
+        self.images, self.sizes = self.case.images()
+        self.targets = self.case.targets()
+        self.outputs: RepPointsOutputs = self.detector(self.images)
+        self.losses = self.detector.loss(self.outputs, self.targets)
+        torch.stack(list(self.losses.values())).sum().backward()
+
+    def stored_levels(self, x: Tensor, name: str) -> float:
+        """Largest difference between x [B, P, n] and the stored maps raw/NAME/P*."""
+        worst = 0.0
+        for i, (part, (h, w)) in enumerate(
+            zip(x.split(self.outputs.grid.lengths, 1), self.outputs.grid.shapes, strict=True), start=FINEST
+        ):
+            step = self.case.about.get("raw_stride", {}).get(f"P{i}", 1)
+            mine = part.mT.reshape(len(part), -1, h, w)[..., ::step, ::step]
+            worst = max(worst, difference(mine, self.case.tensor(f"raw/{name}/P{i}")))
+        return worst
+
+    def check(self, record: Record, what: str, largest: float) -> None:
+        """Notes the difference for docs/parity.md and holds it below the tolerance."""
+        record("parity", f"{self.case.name} (`{self.entry.name}`)|{what}|{largest}")
+        assert largest < TOLERANCE, f"{self.case.name}: {what} differ by {largest:.1e}"
+
+
+@pytest.fixture(scope="module", params=[pytest.param(c, marks=pytest.mark.xdist_group(c)) for c in CASES])
+def run(request: pytest.FixtureRequest) -> Run:
+    return Run(request.param)
+
+
+def test_raw_outputs(run: Run, record_property: Record) -> None:
+    """What the network says, at every location of every level, is what the published one says."""
+    yx_init, yx_refine = (p.flip(-1).flatten(2) for p in (run.outputs.init, run.outputs.refine))
+    largest = max(
+        run.stored_levels(run.outputs.logits, "cls"),
+        run.stored_levels(yx_init, "pts_init"),
+        run.stored_levels(yx_refine, "pts_refine"),
+    )
+    run.check(record_property, "raw outputs", largest)
+
+
+def test_detections(run: Run, record_property: Record) -> None:
+    """The same boxes with the same scores and classes in the same order."""
+    largest = 0.0
+    for i, found in enumerate(run.detector.predict(run.outputs, run.sizes).unpad()):
+        assert torch.equal(found.labels, run.case.tensor(f"det/{i}/labels"))
+        largest = max(
+            largest,
+            difference(found.boxes, run.case.tensor(f"det/{i}/boxes")),
+            difference(found.scores, run.case.tensor(f"det/{i}/scores")),
+        )
+    run.check(record_property, "detections", largest)
+
+
+def test_losses(run: Run, record_property: Record) -> None:
+    """Every term of the loss."""
+    stored = {k.removeprefix("loss/") for k in run.case.arrays if k.startswith("loss/") and k != "loss/total"}
+    assert set(run.losses) == stored
+    run.check(
+        record_property,
+        "losses",
+        max(difference(v, run.case.tensor(f"loss/{k}")) for k, v in run.losses.items()),
+    )
+
+
+def test_gradients(run: Run, record_property: Record) -> None:
+    """The gradient's norm of every trained parameter, and no gradient anywhere else."""
+    keys = [str(key) for key in run.case.arrays["grad/keys"]]
+    parameters = dict(run.detector.named_parameters())
+    assert {run.ours[k] for k in keys} == {k for k, p in parameters.items() if p.grad is not None}
+    norms = torch.stack([parameters[run.ours[k]].grad.norm() for k in keys])  # pyright: ignore
+    run.check(record_property, "gradient norms", difference(norms, run.case.tensor("grad/norms")))
+
+
+def test_assignments(run: Run, record_property: Record) -> None:
+    """Which point stands for which object, in both stages, and which are left out of the loss."""
+    grid = run.outputs.grid
+    boxes = run.detector.boxes(grid, run.outputs.init).detach()
+    stages = dict(zip(("init", "refine"), run.detector.assign(grid, boxes, run.targets), strict=True))
+    for i in range(len(run.sizes)):
+        for stage, assigned in stages.items():
+            points = assigned.positive[i].nonzero()[:, 0]
+            assert torch.equal(points, run.case.tensor(f"assign/{i}/{stage}/points").long())
+            gts = run.case.tensor(f"assign/{i}/{stage}/gts").long()
+            assert torch.equal(assigned.index[i, points], gts)
+            if f"assign/{i}/{stage}/ignored" in run.case.arrays and stage == "refine":
+                valid = inside(grid.points, run.targets.sizes, multiple=32)[i]
+                ignored = (assigned.ignored[i] & valid).nonzero()[:, 0]
+                assert torch.equal(ignored, run.case.tensor(f"assign/{i}/{stage}/ignored").long())
+    run.check(record_property, "assignments", 0.0)
+
+
+def test_training_steps(run: Run, record_property: Record) -> None:
+    """The total loss before each of five SGD steps."""
+    run.detector.load_state_dict(run.start)
+    trained = [p for p in run.detector.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD(trained, lr=run.case.about["sgd_lr"], momentum=0.9, weight_decay=1e-4)
+    totals: list[Tensor] = []
+    for _ in range(5):
+        sgd.zero_grad()
+        total = torch.stack(list(run.detector.loss(run.detector(run.images), run.targets).values())).sum()
+        total.backward()
+        sgd.step()
+        totals.append(total.detach())
+    run.check(
+        record_property,
+        "five SGD steps",
+        difference(torch.stack(totals), run.case.tensor("trajectory/total")),
+    )
+
+
+@pytest.mark.parametrize("config", [c for c in manifests("reppoints") if "reppoints_v2" not in c])
+def test_published_keys_load(config: str) -> None:
+    """Every key of the published checkpoint has its place and its shape, and none is left over."""
+    entry = entry_of(config)
+    with torch.device("meta"):
+        ours = entry.detector.build().state_dict()
+    stored = manifests("reppoints")[config]
+    names = rename((key for key, _ in stored), entry.layout)
+    assert {names[key]: tuple(shape) for key, shape in stored} == {k: tuple(v.shape) for k, v in ours.items()}

@@ -1,0 +1,72 @@
+"""Losses and suppression against slow twins."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import twins
+from relook.ops.losses import focal, giou_plus_one, smooth_l1
+from relook.ops.nms import FIRST, class_nms, class_pairs
+from strategies import box_lists
+
+
+@settings(deadline=None, max_examples=60)
+@given(box_lists(least=2, most=2, sorted_corners=False))
+def test_giou_is_the_twin(boxes: Tensor) -> None:
+    """With +1 on every extent, also for inverted boxes."""
+    a, b = boxes / 64
+    expected = twins.giou_plus_one(a.tolist(), b.tolist())
+    assert giou_plus_one(a, b).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(st.floats(-9, 9), st.booleans())
+def test_focal_is_its_formula(logit: float, hit: bool) -> None:
+    """-alpha_t (1 - p_t)^2 log p_t."""
+    p = 1 / (1 + math.exp(-logit))
+    expected = -0.25 * (1 - p) ** 2 * math.log(p) if hit else -0.75 * p**2 * math.log(1 - p)
+    mine = focal(torch.tensor(logit, dtype=torch.float64), torch.tensor(float(hit), dtype=torch.float64))
+    assert mine.item() == pytest.approx(expected, rel=1e-7, abs=1e-12)
+
+
+def test_smooth_l1_is_continuous_at_its_knee() -> None:
+    """Quadratic below beta, linear above, equal in value and slope where they meet."""
+    e = torch.tensor([-1.0, -0.11, 0.0, 0.05, 0.11, 0.5], dtype=torch.float64)
+    expected = [1 - 0.055, 0.055, 0, 0.5 * 0.05**2 / 0.11, 0.055, 0.5 - 0.055]
+    assert smooth_l1(e, beta=0.11).tolist() == pytest.approx(expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(box_lists(least=1, most=8, sorted_corners=False), st.data())
+def test_class_nms_is_the_twin(boxes: Tensor, data: st.DataObject) -> None:
+    """The survivors in the twin's order; inverted boxes neither suppress nor are suppressed."""
+    places = data.draw(st.permutations(range(2 * len(boxes))))
+    scores = (torch.tensor(places, dtype=torch.float64) / (2 * len(boxes))).reshape(-1, 2)
+    keep = data.draw(st.integers(1, 6))
+    kept = class_nms(boxes[None], class_pairs(scores[None]), score=0.1, iou=0.5, keep=keep)
+    expected = twins.class_nms(boxes.tolist(), scores.tolist(), 0.1, 0.5, keep)
+    count = int(kept.count)
+    found = list(zip(kept.row[0, :count].tolist(), kept.label[0, :count].tolist(), strict=True))
+    assert found == expected
+    assert (kept.score[0, count:] == 0).all()
+
+
+def test_nms_is_exact_however_many_candidates_there_are() -> None:
+    """The first thousand candidates are one heap and one survivor; the rest of the answer lies far below."""
+    random = torch.Generator().manual_seed(0)
+    heap = torch.tensor([[10.0, 10, 50, 50]]) + torch.rand(3 * FIRST, 4, generator=random)
+    apart = torch.stack([torch.tensor([100.0 * i, 300, 100.0 * i + 50, 350]) for i in range(30)])
+    boxes = torch.cat([heap, apart]).double()[None]
+    scores = torch.linspace(0.9, 0.1, boxes.shape[1], dtype=torch.float64)[None, :, None]
+    kept = class_nms(boxes, class_pairs(scores), score=0.05, iou=0.5, keep=20)
+    assert kept.row[0].tolist() == [0, *range(3 * FIRST, 3 * FIRST + 19)]
+
+
+def test_nms_of_nothing() -> None:
+    """No pair above the threshold: no detection, and the shape stays."""
+    kept = class_nms(torch.rand(2, 5, 4), class_pairs(torch.zeros(2, 5, 3)), score=0.05, iou=0.5, keep=4)
+    assert kept.count.tolist() == [0, 0]
+    assert kept.score.shape == (2, 4)

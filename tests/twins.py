@@ -1,0 +1,112 @@
+"""Slow twins: what each function means, one box at a time, in plain Python."""
+
+import math
+from collections.abc import Sequence
+
+Box = Sequence[float]
+
+
+def iou(a: Box, b: Box) -> float:
+    w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    h = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
+    return w * h / max(union, 1e-6)
+
+
+def nearest_point(
+    points: list[tuple[float, float]],
+    level: list[int],
+    strides: list[int],
+    valid: list[bool],
+    boxes: list[Box],
+    scale: float,
+) -> list[int]:
+    """Per point the index of its box, or -1."""
+    owner = [-1] * len(points)
+    at = [math.inf] * len(points)
+    finest = int(math.log2(strides[0]))
+    for g, (x1, y1, x2, y2) in enumerate(boxes):
+        w, h = max(x2 - x1, 1e-6), max(y2 - y1, 1e-6)
+        wanted = int((math.log2(w / scale) + math.log2(h / scale)) / 2) - finest
+        wanted = min(max(wanted, 0), len(strides) - 1)
+        best, where = math.inf, -1
+        for p, (x, y) in enumerate(points):
+            if level[p] != wanted or not valid[p]:
+                continue
+            d = math.sqrt(((x - (x1 + x2) / 2) / w) ** 2 + ((y - (y1 + y2) / 2) / h) ** 2)
+            if d < best:
+                best, where = d, p
+        if where >= 0 and best < at[where]:
+            at[where], owner[where] = best, g
+    return owner
+
+
+def max_iou(
+    boxes: list[Box], valid: list[bool], truth: list[Box], positive: float, negative: float
+) -> list[int]:
+    """Per box the index of its ground truth, -1 negative, -2 ignored."""
+    answer = [-2] * len(boxes)
+    for p, box in enumerate(boxes):
+        if not valid[p]:
+            continue
+        overlaps = [iou(g, box) for g in truth]
+        best = max(overlaps, default=-1.0)
+        answer[p] = overlaps.index(best) if best >= positive else -1 if best < negative else -2
+    for g, box in enumerate(truth):
+        mine = {p: iou(box, b) for p, b in enumerate(boxes) if valid[p]}
+        for p, overlap in mine.items():
+            if overlap == max(mine.values()):
+                answer[p] = g
+    return answer
+
+
+def atss(
+    boxes: list[Box], lengths: list[int], valid: list[bool], truth: list[Box], candidates: int
+) -> list[int]:
+    """Per box the index of its ground truth, or -1."""
+    owner, best = [-1] * len(boxes), [-math.inf] * len(boxes)
+    middle = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
+    for g, t in enumerate(truth):
+        centre = ((t[0] + t[2]) / 2, (t[1] + t[3]) / 2)
+        picks: list[int] = []
+        start = 0
+        for n in lengths:
+            level = [p for p in range(start, start + n) if valid[p]]
+            picks += sorted(level, key=lambda p: math.dist(middle[p], centre))[:candidates]
+            start += n
+        overlaps = [iou(t, boxes[p]) for p in picks]
+        mean = sum(overlaps) / len(overlaps)
+        spread = math.sqrt(sum((o - mean) ** 2 for o in overlaps) / max(len(overlaps) - 1, 1))
+        for p, overlap in zip(picks, overlaps, strict=True):
+            x, y = middle[p]
+            within = min(x - t[0], y - t[1], t[2] - x, t[3] - y) > 0.01
+            if overlap >= mean + spread and within and overlap > best[p]:
+                best[p], owner[p] = overlap, g
+    return owner
+
+
+def class_nms(
+    boxes: list[Box], scores: list[list[float]], score: float, threshold: float, keep: int
+) -> list[tuple[int, int]]:
+    """(row, label) of the survivors, best first."""
+    pairs = [(s, r, c) for r, row in enumerate(scores) for c, s in enumerate(row) if s > score]
+    kept: list[tuple[int, int]] = []
+    for _, row, label in sorted(pairs, reverse=True):
+        if all(c != label or iou(boxes[r], boxes[row]) <= threshold for r, c in kept):
+            kept.append((row, label))
+    return kept[:keep]
+
+
+def giou_plus_one(a: Box, b: Box) -> float:
+    def extent(low: float, high: float) -> float:
+        return high - low + 1
+
+    inter = max(0.0, extent(max(a[0], b[0]), min(a[2], b[2]))) * max(
+        0.0, extent(max(a[1], b[1]), min(a[3], b[3]))
+    )
+    hull = max(0.0, extent(min(a[0], b[0]), max(a[2], b[2]))) * max(
+        0.0, extent(min(a[1], b[1]), max(a[3], b[3]))
+    )
+    union = extent(a[0], a[2]) * extent(a[1], a[3]) + extent(b[0], b[2]) * extent(b[1], b[3]) - inter + 1e-6
+    hull += 1e-6
+    return 1 - (inter / union - (hull - union) / hull)
