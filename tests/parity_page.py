@@ -6,8 +6,8 @@ HEAD = """# Parity
 
 Every row compares relook with what the published implementation computed, in float64, on deterministic
 weights, images and objects: no trained weights are needed, any wrong line shows. Relative means
-|ours - theirs| / (1e-3 + |theirs|); theirs are stored in float32, so an exact implementation differs by up to
-6e-8. The tests allow 1e-6. The largest difference of each kind, rounded up:
+|ours - theirs| / (1e-3 + |theirs|); theirs are stored in float32, so an exact implementation differs by up
+to 6e-8. The tests allow 1e-6. The largest difference of each kind, rounded up:
 
 """
 

@@ -22,7 +22,9 @@ sizes = st.sampled_from([(64, 64), (32, 64), (20, 40)])
 
 def targets(boxes: Tensor, size: tuple[int, int]) -> Targets:
     """One image, with padding rows behind its boxes."""
-    made = Targets.pad([boxes, boxes.new_zeros(len(boxes) + 2, 4)], [boxes.new_zeros(n, dtype=torch.int64) for n in (len(boxes), len(boxes) + 2)], [size, size])  # fmt: skip
+    longer = boxes.new_zeros(len(boxes) + 2, 4)
+    labels = [torch.zeros(len(b), dtype=torch.int64) for b in (boxes, longer)]
+    made = Targets.pad([boxes, longer], labels, [size, size])
     return Targets(made.boxes[:1], made.labels[:1], made.valid[:1], made.sizes[:1])
 
 
