@@ -306,3 +306,16 @@ def test_a_fault_of_the_program_is_not_hidden() -> None:
     sample = dataclasses.replace(shapes(1, seed=0, side=64).samples[0], pixels=fail)
     with pytest.raises(ZeroDivisionError):
         list(eval_loader(_source([sample]), SMALL, batch=1, workers=0, stride=32))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_pinned_and_move_to_the_gpu(workers: int) -> None:
+    """With a GPU images and targets lie in page-locked memory, and `to` moves them whole."""
+    batch = next(iter(eval_loader(shapes(2, seed=0, side=64), SMALL, batch=2, workers=workers, stride=32)))
+    assert batch.images.is_pinned()
+    assert batch.targets.boxes.is_pinned()
+    moved = batch.to("cuda")
+    assert moved.images.is_cuda
+    assert moved.targets.sizes.is_cuda
+    assert torch.equal(moved.images.cpu(), batch.images)

@@ -119,6 +119,24 @@ def test_epochs_differ_and_repeat(kind: type[FilledGroups] | type[StreamedGroups
     assert [p.sample for b in sampler for p in b] == [p.sample for b in sampler for p in b]
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_epoch_can_go_on_after_some_batches(world: int) -> None:
+    """With `skip` the batches are those of the whole epoch from there on; the length stays the epoch's."""
+    makers = (
+        lambda: FilledGroups(_groups(30, 9), batch=4, seed=0, rank=world - 1, world=world),
+        lambda: StreamedGroups(_groups(30, 9), batch=4, seed=0, rank=world - 1, world=world),
+        lambda: EachOnce(_samples([(9, 9)] * 31), batch=4, rank=world - 1, world=world),
+    )
+    for make in makers:
+        whole, rest = make(), make()
+        whole.set_epoch(3)
+        rest.set_epoch(3, skip=2)
+        assert list(rest) == list(whole)[2:]
+        assert len(rest) == len(whole)
+        rest.set_epoch(3)
+        assert list(rest) == list(whole)
+
+
 def test_fewer_images_than_a_batch_repeat_with_new_turns() -> None:
     """Three images fill batches of eight; each repetition counts on, so that it is augmented anew."""
     (batch,) = FilledGroups([np.arange(3)], batch=8, seed=0)

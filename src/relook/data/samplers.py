@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ class Pick(NamedTuple):
 class Batches(Protocol):
     """What a loader asks for: the batches of one process in one epoch."""
 
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int, skip: int = 0) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[list[Pick]]: ...
 
@@ -61,11 +62,11 @@ class FilledGroups:
         _check(batch, rank, world)
         self._groups = tuple(groups)
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
-        self.epoch = 0
+        self.epoch = self._skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The epoch whose order comes next, without its first `skip` batches, which are not even loaded."""
+        self.epoch, self._skip = epoch, skip
 
     def __len__(self) -> int:
         total = self._batch * self._world
@@ -81,7 +82,7 @@ class FilledGroups:
             picks = [Pick(index, self.epoch, n // len(order)) for n, index in enumerate(filled)]
             batches += [picks[n : n + self._batch] for n in range(0, len(picks), self._batch)]
         dealt = random.permutation(len(batches))[self._rank :: self._world]
-        yield from (batches[n] for n in dealt)
+        yield from (batches[n] for n in dealt[self._skip :])
 
 
 class StreamedGroups:
@@ -107,16 +108,20 @@ class StreamedGroups:
         self._group_of = {index: n for n, group in enumerate(groups) for index in group.tolist()}
         self._groups = len(groups)
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
-        self.epoch = 0
+        self.epoch = self._skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The epoch whose order comes next, without its first `skip` batches, which are not even loaded."""
+        self.epoch, self._skip = epoch, skip
 
     def __len__(self) -> int:
         return math.ceil(math.ceil(len(self._group_of) / self._world) / self._batch)
 
     def __iter__(self) -> Iterator[list[Pick]]:
+        return islice(self._whole(), self._skip, None)
+
+    def _whole(self) -> Iterator[list[Pick]]:
+        """All batches of the epoch."""
         count = len(self._group_of)
         order = _random(self._seed, self.epoch).permutation(np.array(list(self._group_of), np.int64))
         filled = np.resize(order, -(-count // self._world) * self._world).tolist()
@@ -148,16 +153,17 @@ class EachOnce:
         _check(batch, rank, world)
         ratio = np.array([sample.width / max(1, sample.height) for sample in samples])
         self._share: list[int] = np.argsort(ratio, kind="stable")[rank::world].tolist()
-        self._batch = batch
+        self._batch, self._skip = batch, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Does nothing, for tests have one order."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Tests have one order whatever the epoch; the first `skip` batches are not loaded."""
+        self._skip = skip
 
     def __len__(self) -> int:
         return math.ceil(len(self._share) / self._batch)
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        for n in range(0, len(self._share), self._batch):
+        for n in range(self._skip * self._batch, len(self._share), self._batch):
             yield [Pick(index, 0, 0) for index in self._share[n : n + self._batch]]
 
 
