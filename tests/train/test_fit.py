@@ -13,11 +13,11 @@ import yaml
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 from relook.train.fit import TrainResult, fit
 from relook.train.lightning import machines
 from relook.train.settings import TrainSettings
+from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 DESCRIBE = {"relook": json.dumps({"format": 1, "model": "tiny"})}
 
@@ -232,6 +232,17 @@ def test_bf16_keeps_weights_and_losses_in_32_bits(tmp_path: Path) -> None:
     run(tmp_path, detector, epochs=1, precision="bf16")
     assert seen == {torch.bfloat16}  # in validation too
     assert {p.dtype for p in detector.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_compiled_step_trains_the_same(tmp_path: Path) -> None:
+    """Compiled or not, the weights move alike, and the files have the same names in them."""
+    plain, compiled = tiny(), tiny()
+    run(tmp_path / "plain", plain, epochs=1)
+    run(tmp_path / "compiled", compiled, epochs=1, compile=True)
+    for (name, a), (same, b) in zip(plain.state_dict().items(), compiled.state_dict().items(), strict=True):
+        assert name == same
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_frozen_batch_statistics_stay_frozen(tmp_path: Path) -> None:

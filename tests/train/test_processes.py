@@ -87,4 +87,4 @@ def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path: Path) -> None
     assert done.returncode != 0
     assert "cls is inf" in done.stderr
     assert "another process" in done.stderr
-    assert [p.name for p in (tmp_path / "run" / "nonfinite").iterdir()] == ["step-00000002-process-1"]
+    assert [p.name for p in (tmp_path / "run" / "nonfinite").iterdir()] == ["step-00000003-process-1"]

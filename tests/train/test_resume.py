@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 from relook.train.fit import TrainResult, fit
 from relook.train.settings import TrainSettings
+from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 
 def run(folder: Path, detector: TinyDetector | None = None, **changed: Any) -> TrainResult:

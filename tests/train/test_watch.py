@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 from relook.train.checkpoint import read_batch
 from relook.train.fit import fit
 from relook.train.settings import TrainSettings
 from relook.train.watch import NonFiniteLoss
+from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -37,13 +37,13 @@ def test_a_loss_that_is_not_finite_stops_and_tells(tmp_path: Path, value: float)
     settings = TrainSettings(out=tmp_path, workers=0, progress=False, tensorboard=False)
     with pytest.raises(NonFiniteLoss) as caught:
         fit(detector, RECIPE, tiny_data(), None, settings, {})
-    folder = tmp_path / "nonfinite" / "step-00000004-process-0"
+    folder = tmp_path / "nonfinite" / "step-00000005-process-0"
     facts = json.loads((folder / "batch.json").read_text())
     assert facts["not_finite"] == ["box"]
     assert facts["losses"]["box"] == str(value)
-    assert facts["step"] == 4
+    assert facts["step"] == 5
     assert len(facts["ids"]) == len(facts["paths"]) == 4
-    for said in ("box is " + str(value), "step 4", facts["paths"][0], str(folder)):
+    for said in ("box is " + str(value), "step 5", facts["paths"][0], str(folder)):
         assert said in str(caught.value)
         assert said in (tmp_path / "train.log").read_text()
     images, targets = read_batch(folder)

@@ -1,7 +1,6 @@
 """`relook train`: a model, data, and every option of the training loop."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,9 @@ def run(options: Options) -> int:
         options.backbone_weights,
         options.start,
     )
-    if int(os.environ.get("RANK", "0")) == 0:
+    from relook.train.fit import is_first  # noqa: PLC0415 (an extra)
+
+    if is_first():
         _tell(options, result)
     return 0
 

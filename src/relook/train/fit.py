@@ -93,7 +93,7 @@ def fit(
     _check(detector, train, val)
     where = machines(settings)
     module = Training(detector, recipe, train, settings, where)
-    folder, chief = settings.folder(), _is_first()
+    folder, chief = settings.folder(), is_first()
     step = _step(settings.resume)
     if chief:
         _make_room(folder, settings)
@@ -229,7 +229,7 @@ def _check(detector: Detector[Any], train: Source, val: Source | None) -> None:
         )
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the process that writes; asked before the processes know each other."""
     return cast("Any", rank_zero_only).rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 

@@ -240,4 +240,4 @@ class Training(LightningModule):
 
     @override
     def on_after_backward(self) -> None:
-        self.watch.check(self.trainer.global_step)
+        self.watch.check(self.trainer.global_step + 1)

@@ -57,7 +57,7 @@ class LossWatch:
         self._noted = (mine, everybodys, batch)
 
     def check(self, step: int) -> None:
-        """Waits for the terms of the batch that was noted last; `step` counts changes of the weights.
+        """Waits for the terms of the batch that was noted last; it is part of `step`, counted from 1.
 
         Raises:
             NonFiniteLoss: when one is NaN or infinite, here or in another process.
