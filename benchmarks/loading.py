@@ -6,7 +6,8 @@
 
 A photograph that ships inside scikit-image, at 640x480 as JPEG of quality 92, goes through everything that
 training at the published size does: decode, resize to 800x1067, mirror, normalise, pad into a batch of two.
-All candidates take turns in one process with one thread; the figures are medians.
+All candidates take turns in one process with one thread; the figures are medians of the processor time, which
+other work on the machine disturbs little.
 """
 
 import argparse
@@ -48,16 +49,16 @@ def photograph() -> bytes:
 
 
 def alternate(work: dict[str, Callable[[], Any]], *, rounds: int, each: int = 5) -> dict[str, float]:
-    """Median milliseconds of each, taking turns so that a busy machine is unfair to none."""
+    """Median milliseconds of a core for each, taking turns so that a busy machine is unfair to none."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for run in work.values():
         run()
     for _ in range(rounds):
         for name, run in work.items():
             for _ in range(each):
-                started = time.perf_counter()
+                started = time.process_time()
                 run()
-                times[name].append((time.perf_counter() - started) * 1e3)
+                times[name].append((time.process_time() - started) * 1e3)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 

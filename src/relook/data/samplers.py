@@ -153,18 +153,19 @@ class EachOnce:
         _check(batch, rank, world)
         ratio = np.array([sample.width / max(1, sample.height) for sample in samples])
         self._share: list[int] = np.argsort(ratio, kind="stable")[rank::world].tolist()
-        self._batch, self._skip = batch, 0
+        self._batch = batch
+        self.epoch = self._skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Tests have one order whatever the epoch; the first `skip` batches are not loaded."""
-        self._skip = skip
+        self.epoch, self._skip = epoch, skip
 
     def __len__(self) -> int:
         return math.ceil(len(self._share) / self._batch)
 
     def __iter__(self) -> Iterator[list[Pick]]:
         for n in range(self._skip * self._batch, len(self._share), self._batch):
-            yield [Pick(index, 0, 0) for index in self._share[n : n + self._batch]]
+            yield [Pick(index, self.epoch, 0) for index in self._share[n : n + self._batch]]
 
 
 def _random(seed: int, epoch: int) -> np.random.Generator:
