@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 from torch import Tensor
 
 from relook.data.sample import Sample, Source
@@ -20,6 +19,7 @@ from relook.evaluate.coco_ap import coco_ap
 from relook.evaluate.run import evaluate
 from relook.recipe import Resize
 from relook.types import Detections
+from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 TWO = """
 import sys

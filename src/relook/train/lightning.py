@@ -107,17 +107,14 @@ class Epochs:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.loader.sampler.set_epoch(self.epoch())
         skip = self.given if self.given < len(self) else 0
         if skip:
-            log.info(
-                "finding the place in the epoch again: %d of %d batches are passed over", skip, len(self)
-            )
-        self.given = 0
+            log.info("goes on in the epoch after %d of its %d batches", skip, len(self))
+        self.loader.sampler.set_epoch(self.epoch(), skip)
+        self.given = skip
         for batch in self.loader:
             self.given += 1
-            if self.given > skip:
-                yield batch
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Called by Lightning when it saves."""
