@@ -71,12 +71,14 @@ def test_folders_without_yaml(layout: str, tmp_path: Path) -> None:
     assert read(tmp_path, "val").classes == ("cat", "dog", "cow")
 
 
-def test_flat_folders_are_split_by_name(tmp_path: Path) -> None:
+def test_flat_folders_are_split_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The choice is said once, though both splits are read."""
     for n in range(10):
         _add(tmp_path / "images" / f"{n}.png", "0 0.5 0.5 0.2 0.5")
     train, val = read(tmp_path, "train"), read(tmp_path, "val")
     assert len(train.samples) + len(val.samples) == 10
     assert "no validation split" in val.notes[-1]
+    assert caplog.text.count("has no validation split, so") == 1
 
 
 def test_an_outline_gives_its_hull(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from relook.data.coco import find_coco, find_roboflow
@@ -14,6 +15,8 @@ from relook.data.sample import DataError, Sample, Source
 from relook.data.shapes import SPLITS, Split, shapes
 from relook.data.voc import find_voc
 from relook.data.yolo import find_yolo
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def read(path: Path | str, split: Split) -> Source:
     """One split of the data at `path`.
 
     A data set without splits is split by a hash of its file names, so that the same tenth is always left for
-    validation; `Source.notes` says so.
+    validation. Such choices, and how many records are left out, are logged and stand in `Source.notes`.
 
     Args:
         path: a folder or file in one of the formats of `READERS`, `NAME:PATH` to name the format, or "shapes"
@@ -56,7 +59,15 @@ def read(path: Path | str, split: Split) -> Source:
     problems = Problems()
     source = _read_split(parts, split, Path(path), problems)
     problems.refuse(path)
+    for note in source.notes:
+        _say(note)
     return source
+
+
+@cache
+def _say(note: str) -> None:
+    """Once in a process, for training and validation split tell the same."""
+    log.warning("%s", note)
 
 
 def find_parts(path: Path | str) -> Parts:
