@@ -7,11 +7,13 @@ Facts are taken from where they live: imports from the code, models and figures 
 that hold a quirk from their names, signatures and docstrings from the package.
 """
 
+import ast
 import importlib
 import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -107,7 +109,7 @@ def reference() -> str:
             "",
             *_members(module, _public(module)),
         ]
-    return "\n".join(parts).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 
 
 PAGES: dict[Path, Callable[[str], str]] = {
@@ -196,41 +198,80 @@ def _public(module: ModuleType) -> list[str]:
 def _members(module: ModuleType, names: list[str]) -> Iterator[str]:
     for name in names:
         value = getattr(module, name)
+        if isinstance(value, ModuleType):  # `relook.train` is a room, too
+            value = getattr(importlib.import_module("relook.api"), name)
         if callable(value):
-            yield from (
-                f"### {name}",
-                "",
-                "```python",
-                _signature(name, value),
-                "```",
-                "",
-                *_words(value),
-                "",
-            )
+            yield from (f"### {name}", "", "```python", _head(name, value), "```", "", *_words(value), "")
+            if inspect.isclass(value):
+                yield from _methods(value)
 
 
-def _signature(name: str, value: Any) -> str:
-    """A function's signature as written; the fields of a record."""
-    if inspect.isclass(value):
-        fields = getattr(value, "__dataclass_fields__", {})
-        body = "".join(f"\n    {field.name}: {_kind(field.type)}" for field in fields.values())
-        return f"class {name}" + (f":{body}" if body else "")
-    try:
-        return f"{name}{inspect.signature(value)}".replace("torch.Tensor", "Tensor")
-    except (TypeError, ValueError):
-        return name
+def _methods(kind: type) -> Iterator[str]:
+    """Public methods that the class itself has and explains."""
+    for name, value in vars(kind).items():
+        method = getattr(value, "__func__", value)
+        if not name.startswith("_") and inspect.isfunction(method) and method.__doc__:
+            yield from (f"**{kind.__name__}.{name}**", "", "```python", _call(name, method), "```", "")
+            yield from (*_words(method), "")
 
 
-def _kind(annotation: object) -> str:
-    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
-    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
+def _head(name: str, value: Any) -> str:
+    """How to call a function; the fields of a record as its source has them, shapes included."""
+    if not inspect.isclass(value):
+        return _call(name, value)
+    lines, _ = inspect.getsourcelines(value)
+    body = next(
+        node for node in ast.parse(textwrap.dedent("".join(lines))).body if isinstance(node, ast.ClassDef)
+    )
+    fields = [
+        line.rstrip()
+        for node in body.body
+        if isinstance(node, ast.AnnAssign)
+        for line in lines[node.lineno - 1 : node.end_lineno]
+    ]
+    if not fields and "__init__" in vars(value):
+        return _call(name, value)
+    return "\n".join([f"class {name}" + (":" if fields else ""), *fields])
+
+
+def _call(name: str, function: Any) -> str:
+    """A signature on one line, or on one line per argument where that is too long."""
+    signature = inspect.signature(function)
+    whole = f"{name}{signature}"
+    if len(whole) > 90:
+        head, _, tail = str(signature).rpartition(" -> ")
+        inner = signature.replace(return_annotation=inspect.Signature.empty)
+        marks = [str(one) for one in inner.parameters.values()]
+        keywords = [one.kind is inspect.Parameter.KEYWORD_ONLY for one in inner.parameters.values()]
+        if True in keywords:
+            marks.insert(keywords.index(True), "*")
+        whole = (
+            f"{name}(\n" + "".join(f"    {mark},\n" for mark in marks) + ")" + (f" -> {tail}" if head else "")
+        )
+    whole = re.sub(r"\*?<class '([\w.]+)'>", r"\1", re.sub(r"((?::|->) )'([^']*)'", r"\1\2", whole))
+    return re.sub(r"\b(?:[A-Za-z_]+\.)+(?=[A-Za-z])", "", whole)
 
 
 def _words(value: object) -> list[str]:
-    """A docstring as Markdown: examples as code, sections as they are."""
+    """A docstring as Markdown: its sections become lists, columns and examples stay as they are."""
     doc = inspect.getdoc(value) or ""
-    generated = inspect.isclass(value) and doc.startswith(f"{value.__name__}(")  # dataclasses write their own
-    return [] if generated else [doc]
+    if inspect.isclass(value) and doc.startswith(f"{value.__name__}("):  # dataclasses write their own
+        return []
+    words: list[str] = []
+    section = ""
+    for line in doc.splitlines():
+        if re.fullmatch(r"(Args|Returns|Raises|Yields):", line):
+            section = line[:-1]
+            words += ["", f"*{section}*", ""]
+        elif section and line.startswith("    "):
+            item = re.fullmatch(r" {4}(\w+): (.*)", line)
+            words.append(
+                f"- `{item[1]}`: {item[2]}" if item else line if line[4] == " " else f"- {line.strip()}"
+            )
+        else:
+            section = "" if line else section
+            words.append(f"    {line}" if re.search(r"\S {3,}\S", line) else line)
+    return words
 
 
 # -- at work ---------------------------------------------------------------------------------------------

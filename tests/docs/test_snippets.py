@@ -2,12 +2,12 @@
 
 A comment before a block says how it is tested:
 
-    <!-- run -->                            it runs, in an empty folder
-    <!-- run needs: street.jpg, mine/ -->   it runs after those were prepared, see PREPARE below
-    <!-- not run: why -->                   it is only parsed
+    <!-- run -->              a shell block: its `relook` commands run in an empty folder, one after the other
+    <!-- not run: why -->     a Python block is only compiled; the others run, and share their names on a page
 
-Python blocks run unless a comment says why not; the blocks of one page share their names, as for a reader.
-Of shell blocks every `relook` command is parsed by the real command line, and `make` targets must exist.
+What the pages take for granted is prepared: the names in PREPARE, and YAML blocks under the name that a
+`--config` of the page gives them. Training commands and calls are made small: see SMALLER. Each `relook`
+command of any shell block is parsed by the real command line, and `make` targets must exist.
 """
 
 import importlib
@@ -15,25 +15,28 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from golden import recipe as golden
 from PIL import Image
-from published import manifests
 
 import relook
+from golden import recipe as golden
+from published import manifests
+from relook import api
 from relook.cli import VERBS, arguments, main
 from relook.data.shapes import CLASSES, write_shapes
 from relook.zoo.checkpoint import save_weights
 from relook.zoo.models import by_name
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+REFERENCE = ROOT / "docs" / "reference.md"  # signatures, made by `make pages`
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {REFERENCE})
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>(?:not )?run\b[^>]*?) -->\s*\n)?^```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
@@ -62,9 +65,10 @@ class Block:
 
     @property
     def needs(self) -> list[str]:
-        """What must be prepared before it runs."""
-        _, _, listed = self.mark.partition("needs:")
-        return [name.strip() for name in listed.split(",") if name.strip()]
+        """What must be there before it runs; a block that trains makes its run itself."""
+        return [
+            name for name in PREPARE if name in self.code and not ("runs" in name and "train" in self.code)
+        ]
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -86,7 +90,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" and b.runs for b in blocks_of(page))]
+PYTHON_PAGES = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 SHELL = [block for block in BLOCKS if block.language in SHELLS]
 
 
@@ -133,6 +137,25 @@ def prepare(block: Block, folder: Path) -> None:
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             PREPARE[need](place)
+    for file, text in yaml_files(block.page).items():
+        (folder / file).write_text(text)
+
+
+def yaml_files(page: Path) -> dict[str, str]:
+    """The YAML blocks of a page under the names that its `--config` options give them, in order."""
+    names = dict.fromkeys(re.findall(r"--config (\S+\.ya?ml)", page.read_text()))
+    blocks = [block.code for block in blocks_of(page) if block.language == "yaml"]
+    return dict(zip(names, blocks, strict=False))
+
+
+def small_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `relook.train(...)` of a page train a small model for one short epoch."""
+    full = api.train
+
+    def train(**asked: Any) -> Any:
+        return full(**{**asked, "model": "reppoints_nano", **{k[2:]: int(v) for k, v in SMALLER.items()}})
+
+    monkeypatch.setattr(api, "train", train)
 
 
 # -- Python ----------------------------------------------------------------------------------------------
@@ -141,15 +164,25 @@ def prepare(block: Block, folder: Path) -> None:
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The Python blocks of a page run one after the other, as they stand."""
+    small_training(monkeypatch)
     module = ModuleType("snippets_" + re.sub(r"\W", "_", str(page.relative_to(ROOT))))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    for block in blocks_of(page):
-        if block.language == "python" and block.runs:
+    module.__dict__["relook"] = relook  # `import relook` goes without saying
+    for block in (block for block in blocks_of(page) if block.language == "python"):
+        program = compile("\n" * block.line + block.code, str(page), "exec")  # errors name the page's line
+        if block.runs:
             prepare(block, tmp_path)
-            lines = "\n" * block.line + block.code  # so that an error names the line of the page
-            exec(compile(lines, str(page), "exec"), vars(module))
+            exec(program, vars(module))
+
+
+def test_every_block_is_found():
+    """No fence of a page is overlooked, so no block escapes its test."""
+    for page in PAGES:
+        fences = re.findall(r"^```\w+", page.read_text(), re.MULTILINE)
+        assert len(blocks_of(page)) == len(fences), page
+    assert len(SHELL) > 5
 
 
 # -- shell -----------------------------------------------------------------------------------------------
@@ -157,7 +190,10 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def commands(code: str) -> Iterator[list[str]]:
     """Each command of a shell block as words; prompts, comments, pipes and assignments in front left out."""
-    for line in code.replace("\\\n", " ").splitlines():
+    code = re.sub(
+        r"\$\([^)]*\)", "", code.replace("\\\n", " ")
+    )  # what `$(...)` gives is known only on the day
+    for line in code.splitlines():
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
         part: list[str] = []
         for word in [*words, ";"]:
@@ -187,12 +223,21 @@ def spoken(block: Block) -> list[list[str]]:
 def parsed(words: list[str]) -> object:
     """What the real command line makes of the words; an error names what is wrong."""
     verb = importlib.import_module(f"relook.cli.{words[0]}_verb").VERB
-    return arguments.parse(verb, words[1:])
+    if "..." not in words:
+        return arguments.parse(verb, words[1:])
+    known = {"--config", *(f"--{one.name.replace('_', '-')}" for one in fields(verb.options))}
+    flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+    if flags - known:  # of an abbreviated command only the names can be tried
+        raise arguments.Wrong(f"there is no option {', '.join(sorted(flags - known))}")
+    return verb
 
 
 @pytest.mark.parametrize("block", [block for block in SHELL if spoken(block)], ids=str)
-def test_commands_of_a_page_are_understood(block: Block):
+def test_commands_of_a_page_are_understood(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Every `relook` command of the pages names a verb and options that exist, with values that fit."""
+    monkeypatch.chdir(tmp_path)
+    for file, text in yaml_files(block.page).items():
+        (tmp_path / file).write_text(text)
     for words in spoken(block):
         if words and not words[0].startswith("-"):
             assert words[0] in VERBS, f"{block}: relook has no verb {words[0]}"
@@ -204,6 +249,8 @@ def test_a_wrong_command_would_be_noticed():
     assert parsed(["train", "--model", "reppoints_nano", "--data", "shapes", "--epochs", "2"]) is not None
     with pytest.raises(arguments.Wrong, match="--epochs"):
         parsed(["train", "--model", "reppoints_nano", "--data", "shapes", "--epoch5", "2"])
+    with pytest.raises(arguments.Wrong, match="--epoch5"):
+        parsed(["train", "...", "--epoch5", "2"])
     with pytest.raises(arguments.Wrong, match="whole number"):
         parsed(["train", "--model", "reppoints_nano", "--data", "shapes", "--epochs", "two"])
 
