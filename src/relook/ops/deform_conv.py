@@ -142,7 +142,7 @@ def _portable(
 ) -> Tensor:
     """One `grid_sample` with a grid K outputs tall, then a 1x1 convolution over channels and taps.
 
-    The bilinear surface has kinks at whole pixels; by rounding, the slope there may be that of the other side.
+    The bilinear surface has kinks at whole pixels; rounding may give the slope of the other side there.
     """
     batch, channels, height, width = x.shape
     kernel = (weight.shape[2], weight.shape[3])

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BORDER = 2  # pixels: a clamped point lies at most two outside
-_CHUNK_BYTES = 8 << 20  # columns made at once; they stay in cache between the bags and the matrix product
+_CHUNK_BYTES = 4 << 20  # columns made at once; they stay in cache between the bags and the matrix product
+_FEWEST = 64  # places in a chunk, so that the matrix product is worth its call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +63,12 @@ def deform_conv2d_cpu(
     """The convolution on checked float32 or float64 tensors; arguments as in `deform_conv2d`."""
     groups = x.shape[1] // weight.shape[1]
     samples = _samples(x, offset, weight, mask, geometry)
-    table, matrix = _table(x, samples.index.shape[3]), _matrix(weight, groups)
+    table = _table(x, samples.index.shape[3])
+    matrix = _matrix(weight, groups).transpose(1, 2).contiguous()
     answer = _empty_answer(x, offset, weight, bias, mask, geometry)
-    last = not answer.is_contiguous()  # channels last: the product is made in the order it is stored
     for images, places in _chunks(samples, x[0, :, 0, 0].nbytes if len(x) else 1):
         columns = _columns(table, samples, images, places, groups)
-        if last:
-            product = torch.bmm(columns, matrix.transpose(1, 2)).transpose(1, 2)
-        else:
-            product = torch.bmm(matrix, columns.transpose(1, 2))  # [groups, O / groups, n]
+        product = torch.bmm(columns, matrix).transpose(1, 2)  # [groups, O / groups, n]
         if bias is not None:
             product += bias.view(groups, -1, 1)
         part = _by_group(answer, images, places, groups)
@@ -285,7 +283,7 @@ def _collect(grad_table: Tensor, read: Tensor, index: Tensor, share: Tensor) -> 
 def _chunks(samples: _Samples, pixel_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Images and places to take together: part of one image, or several small images whole."""
     batch, places, taps = samples.index.shape[:3]
-    fit = max(64, _CHUNK_BYTES // (taps * pixel_bytes))
+    fit = max(_FEWEST, _CHUNK_BYTES // (taps * pixel_bytes))
     if fit < places:
         for image in range(batch):
             for start in range(0, places, fit):
