@@ -47,16 +47,20 @@ def color(index: int) -> Color:
 
 
 def draw(
-    picture: NDArray[np.uint8] | Image.Image, marks: Sequence[Mark], *, legend: bool = True
+    picture: NDArray[np.uint8] | Image.Image,
+    marks: Sequence[Mark],
+    *,
+    legend: bool = True,
+    thick: float = 1.0,
 ) -> Image.Image:
     """A copy of a picture (uint8 RGB [H, W, 3]) with marks on it; lines and letters grow with its size.
 
     Points of the first look are hollow, those of the second filled, and a thin line joins each pair. With
-    `legend`, a corner says so when there are any.
+    `legend`, a corner says so when there are any. `thick` multiplies the size of lines and letters.
     """
     image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image = image.copy()
-    pen = _Pen(image)
+    pen = _Pen(image, thick)
     for mark in reversed(marks):
         pen.box(mark)
     for mark in reversed(marks):
@@ -86,10 +90,10 @@ def enlarged(picture: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], 
 class _Pen:
     """Draws on one image with strokes that fit its size."""
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, thick: float) -> None:
         self.image = image
         self.canvas = ImageDraw.Draw(image)
-        middle = (image.width * image.height) ** 0.5
+        middle = thick * (image.width * image.height) ** 0.5
         self.stroke = max(1, round(middle / 320))
         self.radius = max(2.5, middle / 150)
         self.font = _font(max(10, round(middle / 40)))
