@@ -22,6 +22,7 @@ from typing import Any
 import house
 
 from relook.zoo.catalog import ENTRIES
+from relook.zoo.cost import cost
 from relook.zoo.entry import Entry
 
 ROOT = Path(__file__).parents[1]
@@ -138,15 +139,16 @@ def _between(old: str, name: str, new: str) -> str:
 
 
 def _models() -> str:
-    rows = ["| model | published AP | by |", "|---|---:|---|"]
+    rows = ["| model | parameters | GFLOPs | published AP | by |", "|---|---:|---:|---:|---|"]
     return "\n".join([*rows, *(_model(entry) for entry in ENTRIES.values())]) + "\n"
 
 
 def _model(entry: Entry) -> str:
-    ap = entry.figure("AP", "coco/val2017")
-    if entry.publisher == "relook":
-        return f"| `{entry.name}` | | relook: small, for CPUs, the demo and tests |"
-    return f"| `{entry.name}` | {'none' if ap is None else f'{ap:g}'} | {entry.publisher} |"
+    ap, spent = entry.figure("AP", "coco/val2017"), cost(entry)
+    sizes = f"{spent.parameters / 1e6:.1f} M | {spent.multiply_adds / 1e9:.1f}"
+    published = "" if ap is None else f"{ap:.1f}"
+    ours = "relook: small, for CPUs, the demo and tests"
+    return f"| `{entry.name}` | {sizes} | {published} | {ours if entry.publisher == 'relook' else entry.publisher} |"
 
 
 def _reading() -> str:
@@ -157,9 +159,9 @@ def _reading() -> str:
     ]
     columns = ("files", "lines", "functions", "depth", "build")
     rows = [f"| model | {' | '.join(columns)} | others |", "|---|" + "---:|" * len(columns) + "---|"]
-    for name, cost in sorted(max(kept, key=lambda one: one["when"])["figures"].items()) if kept else ():
-        others = ", ".join(f"{package} {count}" for package, count in cost["others"].items())
-        rows.append(f"| `{name}` | {' | '.join(str(cost[column]) for column in columns)} | {others} |")
+    for name, held in sorted(max(kept, key=lambda one: one["when"])["figures"].items()) if kept else ():
+        others = ", ".join(f"{package} {count}" for package, count in held["others"].items())
+        rows.append(f"| `{name}` | {' | '.join(str(held[column]) for column in columns)} | {others} |")
     return "\n".join(rows) + "\n"
 
 
