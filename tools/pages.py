@@ -147,8 +147,9 @@ def _model(entry: Entry) -> str:
     ap, spent = entry.figure("AP", "coco/val2017"), cost(entry)
     sizes = f"{spent.parameters / 1e6:.1f} M | {spent.multiply_adds / 1e9:.1f}"
     published = "" if ap is None else f"{ap:.1f}"
-    ours = "relook: small, for CPUs, the demo and tests"
-    return f"| `{entry.name}` | {sizes} | {published} | {ours if entry.publisher == 'relook' else entry.publisher} |"
+    ours = entry.publisher == "relook"
+    whose = "relook: small, for CPUs, the demo and tests" if ours else entry.publisher
+    return f"| `{entry.name}` | {sizes} | {published} | {whose} |"
 
 
 def _reading() -> str:
