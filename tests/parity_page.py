@@ -21,8 +21,8 @@ This page is written by the test run: `python -m pytest -m golden --write-parity
 - *assignments*: which point stands for which object, in both stages: equal or not;
 - *five SGD steps*: the total loss before each of five steps with momentum and weight decay.
 
-Real weights on real images (the published AP) are another matter: the figures in [Numbers](numbers.md) are the
-publishers' own until somebody measures them again with `relook eval`.
+Real weights on real images (the published AP) are another matter: the figures in [Numbers](numbers.md) are
+the publishers' own until somebody measures them again with `relook eval`.
 """
 
 

@@ -1,5 +1,7 @@
 """Single functions of RepPoints against the published implementations' own answers."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,10 +32,10 @@ def owners(assigned: Assignment, image: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("method", ["exact_minmax", "minmax", "partial_minmax", "moment"])
-def test_points_to_box(method: str) -> None:
+def test_points_to_box(method: Literal["exact_minmax", "minmax", "partial_minmax", "moment"]) -> None:
     """Every way of reading a box off nine points: value, and gradient of points and moment."""
     points = PLAIN.tensor("points/input").requires_grad_()  # [2, 18, 3, 4]
-    settings = RepPointsConfig(backbone=TimmMapsConfig(name="mobilenetv2_100"), width=32, box=method)  # pyright: ignore
+    settings = RepPointsConfig(backbone=TimmMapsConfig(name="mobilenetv2_100"), width=32, box=method)
     detector = settings.build().double()
     if method == "moment":
         detector.moment.data.copy_(PLAIN.tensor("points/moment_transfer"))
