@@ -78,7 +78,7 @@ class TinyDetector(Detector[TinyOutputs]):
             outputs.boxes.gather(1, index[..., None].expand(-1, -1, 4)),
             best,
             labels.gather(1, index),
-            torch.full((len(scores),), best.shape[1]),
+            torch.full((len(scores),), best.shape[1], device=best.device),
         )
 
 

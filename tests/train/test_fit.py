@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from relook.train.fit import TrainResult, fit
-from relook.train.lightning import machines
+from relook.train.fit import TrainResult, _trainer, fit
+from relook.train.lightning import Training, machines
 from relook.train.settings import TrainSettings
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
@@ -268,6 +269,43 @@ def test_a_taken_folder_is_refused(tmp_path: Path) -> None:
         run(tmp_path, epochs=1)
     run(tmp_path, epochs=1, overwrite=True)
     assert len(rows(tmp_path)) == 3
+
+
+def test_broken_images_end_nothing(tmp_path: Path) -> None:
+    """They are replaced, counted and listed."""
+    data = tiny_data()
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    sample = replace(data.samples[0], id=99, path=broken, pixels=None)
+    data = replace(data, samples=[*data.samples, sample])
+    settings = TrainSettings(out=tmp_path / "run", workers=0, epochs=2, progress=False, tensorboard=False)
+    result = fit(tiny(), RECIPE, data, None, settings, DESCRIBE)
+    assert list(result.broken) == [str(broken)]
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "broken.png" in log
+    assert "1 training images are broken" in log
+
+
+def test_the_recipe_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synchronised batch statistics where the recipe has them; precision; clipping; plain DDP."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("relook.train.fit.Trainer", asked.update)
+    recipe = replace(RECIPE, sync_bn=True)
+    settings = TrainSettings(out=tmp_path, devices=2, precision="fp16", accumulate=2, epochs=4, stop_after=3)
+    for changed, synchronised in ((recipe, True), (RECIPE, False)):
+        _trainer(Training(tiny(), changed, tiny_data(), settings, machines(settings)), [])
+        assert asked["sync_batchnorm"] is synchronised
+    assert (asked["accelerator"], asked["devices"], asked["precision"]) == ("gpu", 2, "16-mixed")
+    assert (asked["max_epochs"], asked["accumulate_grad_batches"], asked["gradient_clip_val"]) == (3, 2, 35.0)
+    assert isinstance(asked["strategy"], DDPStrategy)
+    assert not asked["use_distributed_sampler"]
+
+
+def test_early_stop_needs_validation(tmp_path: Path) -> None:
+    """An option that could do nothing is refused."""
+    with pytest.raises(ValueError, match="early_stop=2 needs validation"):
+        fit(tiny(), RECIPE, tiny_data(), None, TrainSettings(out=tmp_path, early_stop=2), DESCRIBE)
 
 
 def test_data_and_detector_must_fit(tmp_path: Path) -> None:

@@ -111,6 +111,35 @@ def test_a_killed_run_goes_on_from_its_last_save(whole: Path, tmp_path: Path) ->
     assert_same_run(whole, tmp_path)
 
 
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    """What was saved before stays, and the log says where to go on."""
+    steps = iter(range(1, 100))
+
+    class Impatient(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(steps) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Impatient())
+    assert state(tmp_path)["global_step"] == 3
+    assert f"--resume {tmp_path}" in (tmp_path / "train.log").read_text()
+
+
+def test_a_run_goes_on_in_another_folder(whole: Path, tmp_path: Path) -> None:
+    """With its best weights and metrics; but not in the folder of another run."""
+    run(tmp_path / "a", stop_after=3)
+    result = run(tmp_path / "b", tiny(seed=5), resume=tmp_path / "a")
+    assert result.best is not None
+    assert result.best.parent == tmp_path / "b"
+    assert_same_run(whole, tmp_path / "b")
+    with pytest.raises(FileExistsError, match="already holds"):
+        run(tmp_path / "b", resume=tmp_path / "a")
+
+
 def test_a_terminated_run_saves_too(tmp_path: Path) -> None:
     """SIGTERM, which schedulers send, ends with its own exit status."""
 

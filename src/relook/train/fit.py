@@ -46,6 +46,7 @@ _RESULTS = (
     "tensorboard",
     "nonfinite",
 )
+_BEQUEATHED = ("best.safetensors", "metrics.jsonl")  # by a run that goes on in another folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class TrainResult:
     epochs: int  # done, earlier sittings included
     steps: int
     ended_early: bool  # no better AP for `early_stop` validations
-    broken: dict[str, str]  # training images that could not be read: path -> why
+    broken: dict[str, str]  # training images that could not be read in this sitting: path -> why
 
 
 def fit(
@@ -91,6 +92,8 @@ def fit(
         ValueError: when detector and data do not fit, or a setting cannot be.
     """
     _check(detector, train, val)
+    if val is None and settings.early_stop is not None:
+        raise ValueError(f"early_stop={settings.early_stop} needs validation images, and there are none")
     where = machines(settings)
     module = Training(detector, recipe, train, settings, where)
     folder, chief = settings.folder(), is_first()
@@ -101,6 +104,10 @@ def fit(
     with contextlib.ExitStack() as stack:
         if chief:
             stack.enter_context(speaking(folder, console=console, quiet=not settings.progress))
+        else:
+            nobody = logging.NullHandler()  # what all processes know, the first one says
+            log.addHandler(nobody)
+            stack.callback(log.removeHandler, nobody)
         stack.enter_context(_only_our_voice())
         ema = Ema(detector, settings.ema) if settings.ema is not None else None
         keeper = Keeper(module, None if val is None else _judge(module, val), ema, describe)
@@ -114,10 +121,8 @@ def fit(
         _run(trainer, module, settings)
         if ema is not None and ema.average is not None:
             detector.load_state_dict(ema.average.state_dict())
-        if module.loader.broken:
-            log.warning(
-                "%d training images are broken and were left out, see above", len(module.loader.broken)
-            )
+        if module.broken:
+            log.warning("%d training images are broken and were left out, see above", len(module.broken))
         log.info("%s; weights and metrics are in %s", _ending(keeper), folder)
     return TrainResult(
         folder=folder,
@@ -129,7 +134,7 @@ def fit(
         epochs=trainer.current_epoch,
         steps=trainer.global_step,
         ended_early=keeper.ended_early,
-        broken=dict(module.loader.broken),
+        broken=module.broken,
     )
 
 
@@ -172,9 +177,11 @@ def _run(trainer: Trainer, module: Training, settings: TrainSettings) -> None:
         if module.watch.stopped_by == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM) from None
         raise KeyboardInterrupt from None
-    except SystemExit:  # Lightning's answer to a second Ctrl-C
+    except (
+        SystemExit
+    ):  # Lightning's answer to a Ctrl-C that it hears: the second, or one before the first step
         log.warning("interrupted at once; %s", _where_to_resume(settings))
-        raise
+        raise KeyboardInterrupt from None
     except torch.OutOfMemoryError as error:
         raise torch.OutOfMemoryError(
             f"{module.batch} images a step do not fit into the memory of the GPU; "
@@ -236,18 +243,25 @@ def is_first() -> bool:
 
 def _make_room(folder: Path, settings: TrainSettings) -> None:
     """Makes the folder of a run, or finds that it is taken."""
+    before = None if settings.resume is None else resume_file(settings.resume).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if before is not None and before.samefile(folder):
+        return
     held = [folder / name for name in _RESULTS if (folder / name).exists()]
-    if settings.resume is None and held and not settings.overwrite:
+    if held and not settings.overwrite:
         raise FileExistsError(
             f"{folder} already holds a run; go on with it by --resume {folder}, "
             f"choose another folder by --out, or start anew by --overwrite"
         )
-    for path in held if settings.resume is None else []:
+    for path in held:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+    if before is not None:
+        for name in _BEQUEATHED:
+            if (before / name).exists():
+                shutil.copy2(before / name, folder / name)
 
 
 def _step(resume: Path | None) -> int:
@@ -273,6 +287,7 @@ def _say_what(module: Training, folder: Path, describe: Mapping[str, str]) -> No
         "devices": where.describe(),
     }
     if settings.resume is not None:
+        log.info("goes on from %s, after step %d", settings.resume, _step(settings.resume))
         _compare(resume_file(settings.resume).parent / "settings.yaml", facts)
     trained = [p for p in module.detector.parameters() if p.requires_grad]
     log.info("training on %s, images from %s", facts["devices"], module.source.name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import LightningModule
@@ -147,6 +148,7 @@ class Training(LightningModule):
         self.where = where
         self.watch = LossWatch(settings.folder())
         self.gradient_norm: Tensor | None = None  # of the last step, before clipping
+        self.broken: dict[str, str] = {}  # training images that could not be read: path -> why
         self.batch = settings.batch or max(1, recipe.batch // (where.world * settings.accumulate))
         self.total_batch = self.batch * where.world * settings.accumulate
         self.lr, self.lr_origin = learning_rate(recipe, self.total_batch, settings.lr)
@@ -210,6 +212,15 @@ class Training(LightningModule):
         self.watch.listen()  # here, because Lightning has set its own handlers before
         if self.trainer.is_global_zero:
             log.info("%s", self.plan().describe(self.lr))
+
+    @override
+    def on_train_end(self) -> None:
+        """Collects what the loaders of all processes could not read."""
+        everybodys: list[Any] = [self.loader.broken]
+        if dist.is_available() and dist.is_initialized():
+            everybodys = [None] * dist.get_world_size()
+            dist.all_gather_object(everybodys, self.loader.broken)
+        self.broken = {path: why for broken in everybodys for path, why in broken.items()}
 
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
