@@ -27,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test slow lint format types law check bench docs pages wheel lock clean moved
+.PHONY: help install demo test slow lint format types law check bench docs pages parity wheel lock clean moved
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -78,6 +78,9 @@ bench: $(STAMP)  ## every benchmark of benchmarks/, one after the other
 
 pages: $(STAMP)  ## write the generated parts of README.md and docs/ anew
 	$(PY) tools/pages.py
+
+parity: $(STAMP)  ## compare with the published code anew and write docs/parity.md
+	$(PY) -m pytest -n $(WORKERS) tests/golden --write-parity
 
 docs: pages  ## the documentation as a site in site/
 	$(BIN)/zensical build --clean --strict
