@@ -1,0 +1,245 @@
+"""The command line as a whole: help, mistakes, exit statuses. Verbs are tried in test_verbs.py."""
+
+import importlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from relook.cli import VERBS, main, running
+from relook.cli.arguments import Verb, Wrong, _about, changes, option, parse, settings_option
+from relook.cli.printing import table
+
+RELOOK = [sys.executable, "-m", "relook"]
+
+
+def relook(*given: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RELOOK, *given], check=False, capture_output=True, text=True, timeout=timeout)
+
+
+# -- help ------------------------------------------------------------------------------------------
+
+
+def test_the_overview_names_every_verb(capsys: pytest.CaptureFixture[str]):
+    """`relook`, `relook --help` and `relook help` say the same and succeed."""
+    said = []
+    for given in ([], ["--help"], ["help"]):
+        assert main(given) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2]
+    assert all(f"    {verb} " in said[0] for verb in VERBS)
+    assert said[0].count("\n  relook ") >= 4
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("relook ")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_all_its_options_and_has_an_example(
+    verb: str, capsys: pytest.CaptureFixture[str]
+):
+    """Each option has words of help; the example begins with the verb and is one that parses."""
+    assert main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    found: Verb = importlib.import_module(f"relook.cli.{verb}_verb").VERB
+    for f in fields(found.options):
+        assert _about(found, f.name), f"{verb} does not explain {f.name}"
+    examples = [line.strip() for line in found.example.splitlines()]
+    assert all(line in out for line in examples)
+    for line in examples:
+        words = shlex.split(line)
+        assert words[:2] == ["relook", verb]
+        if "--config" not in words:
+            parse(found, words[2:])
+    if any(f.name == "json" for f in fields(found.options)):
+        assert "--json" in out
+
+
+def test_help_does_not_wait_for_torch():
+    """The overview and a verb's help come without importing torch."""
+    code = (
+        "import sys\nfrom relook.cli import main\n"
+        "for given in ([], *([v, '--help'] for v in ('train', 'predict', 'eval', 'demo', 'models'))): main(given)\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# -- mistakes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["trian"], "did you mean `relook train`?"),
+        (["fly"], "the verbs are demo"),
+        (["models", "--jsn"], "did you mean --json?"),
+        (["models", "no_such*"], "no model fits"),
+        (["predict", "a.jpg"], "--weights is needed"),
+        (["predict", "--weights", "w"], "IMAGES is needed"),
+        (
+            ["predict", "a.jpg", "--weights", "w", "--batch", "many"],
+            "--batch takes a whole number, not 'many'",
+        ),
+        (
+            ["eval", "--weights", "w", "--data", "d", "--precision", "64"],
+            "--precision takes one of 32, bf16, fp16",
+        ),
+        (["train", "--model", "m", "--data", "d", "--epochs", "0"], "epochs=0 is too small"),
+        (["train", "--model", "repoints_nano", "--data", "shapes"], "near it: reppoints_nano"),
+        (["train", "--model", "reppoints_nano", "--data", "/no/where"], "/no/where does not exist"),
+        (["train", "--model", "reppoints_nano", "--data", "shapes", "--set", "x"], "write NAME=VALUE"),
+        (
+            ["predict", "a.jpg", "--config", "/no/file.yaml", "--weights", "w"],
+            "there is no file /no/file.yaml",
+        ),
+        (["doctor", "/no/file.pth"], "there is no file /no/file.pth"),
+        (["convert", "a.pth", "b.pth"], "name it b.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_stderr_and_status_2(
+    given: list[str], words: str, capsys: pytest.CaptureFixture[str]
+):
+    """Never a traceback, never anything on stdout; the sentence names the verb and the way out."""
+    assert main(given) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert words in said.err
+    assert "Traceback" not in said.err
+    assert said.err.startswith("relook")
+
+
+def test_a_traceback_is_shown_when_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """--traceback, or RELOOK_TRACEBACK in the environment."""
+    monkeypatch.setenv("RELOOK_TRACEBACK", "")
+    assert main(["doctor", "/no/file.pth", "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "a.txt: No such file or directory"),
+        (ImportError("needs the extra train"), 2, "needs the extra train"),
+        (ArithmeticError("loss cls is NaN at step 3"), 1, "loss cls is NaN"),
+        (RuntimeError("odd"), 1, "RELOOK_TRACEBACK=1 relook models"),
+        (KeyError("odd"), 1, "KeyError"),
+    ],
+)
+def test_what_goes_wrong_inside_has_its_status(
+    error: BaseException,
+    status: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """130 interrupted, 2 for the user to mend, 1 failed; one line each."""
+
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(running, "_speak", fail)
+    assert main(["models"]) == status
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_ctrl_c_ends_with_a_word(tmp_path: Path):
+    """SIGINT during a real run: 130, no traceback."""
+    command = [*RELOOK, "demo", "--out", str(tmp_path / "d")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running_demo:
+        assert running_demo.stderr is not None
+        assert "1 of 4" in running_demo.stderr.readline()
+        time.sleep(0.3)
+        running_demo.send_signal(signal.SIGINT)
+        err = running_demo.stderr.read()
+        status = running_demo.wait(60)
+    assert status == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_error():
+    """`relook models | head -1` says nothing on stderr."""
+    done = subprocess.run(
+        f"{sys.executable} -m relook models | head -1",
+        check=False,
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert done.stdout.startswith("model")
+    assert done.stderr == ""
+
+
+def test_stdout_carries_results_only():
+    """`--json` gives one JSON document on stdout, from a process of its own."""
+    done = relook("models", "reppoints_v1*", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) == 9
+    assert rows[0]["published_ap"] == 38.8
+    assert rows[0]["parameters"] == 36849076
+
+
+# -- reading options -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    files: tuple[str, ...] = option("files", many=True, positional=True)
+    size: int | None = option("a number", default=None)
+    mode: Literal["a", "b"] = option("a or b", default="a")
+    loud: bool = option("louder", default=False)
+    set: tuple[str, ...] = settings_option()
+
+
+VERB = Verb(name="try", does="Tries.", example="  relook try x", options=Options, run=lambda _: 0)
+
+
+def test_yaml_gives_options_and_flags_win(tmp_path: Path):
+    """A file may hold any option; lists are lists; what is typed on the command line has the last word."""
+    path = tmp_path / "a.yaml"
+    path.write_text("size: 3\nmode: b\nloud: true\nset: [x.y=1, z=2]\n")
+    assert parse(VERB, ["f", "--config", str(path)]) == Options(
+        files=("f",), size=3, mode="b", loud=True, set=("x.y=1", "z=2")
+    )
+    assert parse(VERB, ["f", "--config", str(path), "--size", "4"]).size == 4
+    path.write_text("sise: 3\n")
+    with pytest.raises(Wrong, match="no option sise; did you mean size"):
+        parse(VERB, ["f", "--config", str(path)])
+    path.write_text("size: big\n")
+    with pytest.raises(Wrong, match="--size takes a whole number"):
+        parse(VERB, ["f", "--config", str(path)])
+    path.write_text("size: [\n")
+    with pytest.raises(Wrong, match=r"(?i)config"):
+        parse(VERB, ["f", "--config", str(path)])
+
+
+def test_an_option_given_several_times_adds_up():
+    """--set A --set=B."""
+    found = parse(VERB, ["f", "g", "--set", "a=1", "--set=b=2"])
+    assert (found.files, found.set) == (("f", "g"), ("a=1", "b=2"))
+    assert changes(found.set) == {"a": "1", "b": "2"}
+
+
+def test_tables_are_aligned():
+    """Numbers to the right, words to the left, no blanks at the end."""
+    lines = table(("name", "n"), [("a", "1.5"), ("long", "-"), ("b", "12.0")]).splitlines()
+    assert lines == ["name     n", "a      1.5", "long     -", "b     12.0"]

@@ -1,0 +1,136 @@
+"""What Python code sees of relook."""
+
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import relook
+from relook.api import TrainOptions
+from relook.train.settings import TrainSettings
+from relook.zoo.checkpoint import save_weights
+from relook.zoo.models import by_name
+
+
+def weights(path: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    """A weights file of an untrained small model that finds something everywhere."""
+    torch.manual_seed(0)
+    model = by_name("reppoints_nano").with_classes(classes)
+    detector = model.entry.detector.build()
+    with torch.no_grad():
+        detector.head.cls_out.bias.add_(4)
+    save_weights(path, detector.state_dict(), model.describe())
+    return path
+
+
+def test_import_is_light():
+    """`import relook` adds less than two seconds to torch and torchvision, and loads nothing heavy."""
+    code = """
+        import time, torch, torchvision
+        began = time.perf_counter()
+        import relook, sys
+        took = time.perf_counter() - began
+        assert took < 2, took
+        assert not {"timm", "pytorch_lightning", "hotcoco", "rich", "relook.api"} & set(sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_relook_train_is_the_room_and_the_function():
+    """It can be called, and its modules can be imported by any of Python's ways."""
+    import relook.train.settings as room  # noqa: PLC0415
+
+    assert room.TrainSettings is TrainSettings
+    assert relook.train.settings is room
+    assert callable(relook.train)
+    with pytest.raises(ValueError, match="did you mean 'epochs'"):
+        relook.train(model="reppoints_nano", data="shapes", epoch=3)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        relook.trian  # noqa: B018
+
+
+def test_options_of_train_are_the_settings_of_the_loop():
+    """The typed keywords and the record they fill name the same things."""
+    assert set(TrainOptions.__annotations__) == {f.name for f in fields(TrainSettings)}
+
+
+def test_models_are_made_by_name():
+    """Patterns, classes, settings by keyword, and the nearest name for each mistake."""
+    assert "reppoints_nano" in relook.list_models()
+    assert all("r101" in name for name in relook.list_models("*r101*"))
+    assert relook.list_models("nothing*") == []
+    assert relook.entry("reppoints_nano").publisher == "relook"
+    detector = relook.create_model("reppoints_nano", num_classes=7, keep=11)
+    assert (detector.num_classes, detector.config.keep) == (7, 11)
+    with pytest.raises(ValueError, match="near it: reppoints_nano"):
+        relook.create_model("repoints_nano")
+    with pytest.raises(ValueError, match="no setting 'kepe'; did you mean 'keep'"):
+        relook.create_model("reppoints_nano", kepe=3)
+
+
+def test_a_saved_model_is_ready_for_images(tmp_path: Path):
+    """load gives a Predictor with the file's classes; results are those of the detector itself."""
+    path = weights(tmp_path / "mine.safetensors")
+    look = relook.load(path, device="cpu")
+    assert look.classes == ("cat", "dog")
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    found = look.one(image)
+    assert len(found) > 0
+    assert found.objects.looks["init_points"].shape == (len(found), 9, 2)
+    again = relook.load("reppoints_nano", weights=path, device="cpu", settings={"detector.keep": "3"}).one(
+        image
+    )
+    assert len(again) == 3
+    assert torch.equal(again.boxes, found.boxes[:3])
+    with pytest.raises(ValueError, match="relook ships none"):
+        relook.load("reppoints_nano")
+    with pytest.raises(relook.CheckpointError, match="there is no file"):
+        relook.load(tmp_path / "absent.safetensors")
+
+
+def test_training_takes_the_classes_of_the_data_and_describes_its_weights(tmp_path: Path):
+    """A short run end to end: the file it leaves loads, names the classes and predicts."""
+    result = relook.train(
+        model="reppoints_nano",
+        data="shapes:train=8,val=4",
+        settings={"recipe.batch": "4", "recipe.train_size.short": "64", "recipe.test_size.short": "64"},
+        epochs=1,
+        workers=0,
+        devices="cpu",
+        out=tmp_path / "run",
+        tensorboard=False,
+        progress=False,
+    )
+    assert result.steps == 2
+    look = relook.load(result.last, device="cpu")
+    assert look.classes == ("ellipse", "rectangle", "triangle", "star")
+    assert look.recipe.test_size.short == (64,)
+    with pytest.raises(ValueError, match="has 4 classes; leave the setting out"):
+        relook.train(
+            model="reppoints_nano", data="shapes:train=8,val=4", settings={"detector.num_classes": "9"}
+        )
+    tuned = relook.train(
+        model="reppoints_nano",
+        data="shapes:train=4,val=4",
+        start=result.last,
+        settings={"recipe.batch": "4"},
+        epochs=1,
+        workers=0,
+        devices="cpu",
+        out=str(tmp_path / "tuned"),
+        tensorboard=False,
+        progress=False,
+    )
+    assert tuned.steps == 1
