@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path | str) -> Iterator[Path]:
+def whole_file(path: Path | str) -> Generator[Path]:
     """Gives a temporary path beside `path`; on success it takes the place of `path`, on an error it goes.
 
         with whole_file("metrics.json") as beside:

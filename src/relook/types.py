@@ -10,7 +10,7 @@ from 0; there is no background class.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar, cast, dataclass_transform
 
 import torch
 from torch import Tensor
@@ -115,6 +115,7 @@ class Detections:
 
     def unpad(self) -> "list[ImageDetections]":
         """Leaves the batch: one ragged record per image (the one place that waits for the device)."""
+        counts = cast("list[int]", self.count.tolist())
         return [
             ImageDetections(
                 self.boxes[i, :n],
@@ -123,7 +124,7 @@ class Detections:
                 None if self.masks is None else self.masks[i, :n],
                 {name: look[i, :n] for name, look in self.looks.items()},
             )
-            for i, n in enumerate(self.count.tolist())
+            for i, n in enumerate(counts)
         ]
 
 
