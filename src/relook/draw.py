@@ -94,7 +94,7 @@ class _Pen:
         self.image = image
         self.canvas = ImageDraw.Draw(image)
         middle = thick * (image.width * image.height) ** 0.5
-        self.stroke = max(1, round(middle / 320))
+        self.stroke = max(1, round(middle / 240))
         self.radius = max(2.5, middle / 150)
         self.font = _font(max(10, round(middle / 40)))
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MODEL = "reppoints_nano"
 SIDE = 512  # of the pictures on the page, in pixels
 THICK = 1.5  # pictures are shown smaller than they are
-SURE = 0.4  # objects with a higher score are drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,7 @@ def run(options: Options) -> int:
     loaded, source, done = _judge(result, data)
     done.save(out)
     remark(f"4 of 4: pictures and page -> {out}")
-    rows = _pictures(loaded, source, plan, out / "pictures")
+    rows = _pictures(loaded, source, plan, _sure(done), out / "pictures")
     _write_page(_report(options, plan, result, loaded, done, rows, minutes), out / "index.html")
     _tell(options, done, time.monotonic() - began)
     return 0
@@ -106,17 +105,25 @@ def _judge(result: "TrainResult", data: Path) -> "tuple[Loaded, Source, Evaluati
     return loaded, source, evaluate(loaded.detector, recipe, source, batch=8, workers=1)
 
 
+def _sure(done: "Evaluation") -> float:
+    """The score above which there are as many detections as there are objects: what is worth drawing."""
+    scores = sorted((row["score"] for row in done.detections), reverse=True)
+    return scores[min(done.report.objects, len(scores) - 1)] if scores else 0.0
+
+
 # -- pictures --------------------------------------------------------------------------------------------
 
 
-def _pictures(loaded: "Loaded", source: "Source", plan: Plan, folder: Path) -> "tuple[Row, ...]":
+def _pictures(
+    loaded: "Loaded", source: "Source", plan: Plan, score: float, folder: Path
+) -> "tuple[Row, ...]":
     from relook.predictor import Predictor, save_picture  # noqa: PLC0415
 
     look = Predictor(loaded.detector, loaded.model.entry.recipe, loaded.model.classes)
     rows: list[Row] = []
     samples = [source.samples[i] for i in range(min(plan.shown, len(source.samples)))]
     for sample, found in zip(samples, look([s.path for s in samples]), strict=True):
-        row = _row(sample, found.above(SURE), source.classes)
+        row = _row(sample, found.above(score), source.classes)
         for view, what in zip(row.views, ("truth", "found", "points"), strict=True):
             save_picture(view.image, folder / f"{sample.path.stem}_{what}.png")
         rows.append(row)
@@ -133,7 +140,7 @@ def _row(sample: "Sample", found: "Found", classes: Sequence[str]) -> "Row":
     truth = [Mark(box=box, color=i, tag=classes[i]) for box, i in zip(boxes, labels, strict=True)]
     pointed = [replace(mark, tag="") for mark in found.marks(points=True, zoom=zoom)]
     names, seen = _listed(mark.tag for mark in truth), _listed(found.names)
-    surely = "what it found, and how sure it is" if len(found) else "what it found: nothing it is sure of"
+    surely = "what it found, and how sure it is" if len(found) else "what it found: nothing"
     return Row(
         name=sample.path.name,
         views=(
@@ -198,8 +205,8 @@ def _report(
         legend=(
             "RepPoints sees an object as nine points. The first look proposes them from one place in the "
             "picture (hollow). The second look reads the picture exactly there, says what it is, and moves "
-            "the points once more (filled); the box is read off them. Drawn are objects with a score above "
-            f"{SURE}."
+            "the points once more (filled); the box is read off them. Drawn are the surest of all "
+            f"finds, as many as there are objects: those with a score above {_sure(done):.2f}."
         ),
         rows=rows,
         curves=_curves(result.folder / "metrics.jsonl"),
