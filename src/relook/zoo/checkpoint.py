@@ -226,10 +226,14 @@ def _tensors(node: object) -> State:
     return found
 
 
+_PREFIXES: Final = ("module.", "step.detector.")  # DataParallel's, and that of our own last.ckpt
+
+
 def _plain_names(state: Mapping[str, Tensor]) -> State:
-    """Without the "module." that DataParallel puts before names, and without copies kept by mmcv's EMA."""
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    """Without what wrappers put before every name, and without copies kept by mmcv's EMA."""
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     averaged = {f"ema_{name.replace('.', '_')}" for name in state}
     return {name: value for name, value in state.items() if name not in averaged}
 
