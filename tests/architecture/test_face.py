@@ -47,6 +47,17 @@ def test_import_needs_no_extra():
     assert without_extras(code).strip() == "3"
 
 
+def test_import_alone_costs_nothing():
+    """`import relook` and the overview of the command line import neither torch nor anything heavy."""
+    code = """
+        import relook, relook.cli
+        relook.cli.main([])
+        heavy = {"torch", "torchvision", "timm", "numpy", "PIL", "hotcoco", "jsonargparse", "rich"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    assert "relook" in without_extras(code)
+
+
 def test_command_line_needs_no_extra():
     """`relook models` and the help of every verb work with the core install alone."""
     assert "reppoints_nano" in without_extras("from relook.cli import main; main(['models'])")
