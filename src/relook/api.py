@@ -1,5 +1,6 @@
 """What Python code sees of relook: models by name, weights, prediction, training."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from relook.zoo.models import Model, by_name, open_weights
 from relook.zoo.pickled import CheckpointError
 from relook.zoo.start import load_backbone
 from relook.zoo.weights import LoadReport, load_published, load_start
+
+log = logging.getLogger("relook.api")
 
 __all__ = [
     "CheckpointError",
@@ -154,10 +157,10 @@ def train(
 
     Args:
         model: see `list_models`, or "module:NAME" for an `Entry` of your own.
-        data: a folder or file in COCO, Pascal VOC, YOLO or Roboflow's layout, or "shapes" (generated).
+        data: a folder or file in COCO, Pascal VOC, YOLO or Roboflow's layout, or "shapes".
         settings: dotted changes: {"recipe.schedule.epochs": "24", "detector.keep": "300"}. The number of
             classes is taken from the data.
-        backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or a name of timm's.
+        backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or timm's name.
         start: start from these weights of the same model instead, for other classes too.
         options: how it is carried out: out, epochs, batch, lr, devices, precision, resume ...; see
             `relook.train.settings.TrainSettings`.
@@ -203,13 +206,14 @@ def run_training(
     asked = model.settings.get("detector.num_classes")
     if asked is not None and int(asked) != len(source.classes):
         raise ValueError(
-            f"detector.num_classes={asked}, but {data} has {len(source.classes)} classes; leave the setting out"
+            f"detector.num_classes={asked}, but {data} has {len(source.classes)} classes; "
+            "leave the setting out"
         )
     model = model.with_classes(source.classes)
     torch.manual_seed(settings.seed)
     detector = model.entry.detector.build()
     if settings.resume is None:
-        begin(detector, model, backbone_weights, start)
+        log.info("starting from %s", begin(detector, model, backbone_weights, start))
     return fit(detector, model.entry.recipe, source, read(data, "val"), settings, model.describe().metadata())
 
 

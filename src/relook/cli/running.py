@@ -36,9 +36,9 @@ def _speak(module: ModuleType, options: object) -> int:
     """Runs the verb; what relook's rooms have to say meanwhile goes to stderr."""
     screen = logging.StreamHandler(sys.stderr)
     screen.setFormatter(logging.Formatter("relook: %(message)s"))
-    screen.setLevel(logging.WARNING)
-    screen.addFilter(lambda record: not record.name.startswith("relook.train"))  # which has its own voice
     ours = logging.getLogger("relook")
+    screen.addFilter(lambda _: ours.handlers == [screen])  # training has a voice of its own while it runs
+    logging.getLogger("relook.api").setLevel(logging.INFO)
     ours.addHandler(screen)
     try:
         return int(module.VERB.run(options))
