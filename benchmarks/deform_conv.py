@@ -1,11 +1,11 @@
-"""Deformable convolution on every path beside a plain convolution: time, forward and backward, and peak memory.
+"""Deformable convolution on every path beside a plain one: time, forward and backward, and peak memory.
 
     python benchmarks/deform_conv.py
     python benchmarks/deform_conv.py --size 1x256x50x76 --threads 2 --json mine.json
 
-Paths take turns in one process, so a busy machine slows all alike; a ratio compares their medians (the ratio of
-the shortest times stands in brackets). Memory is what the process grew by at its peak, each path in a process of
-its own.
+Paths take turns in one process, so a busy machine slows all alike. The speed-up is torchvision's median time
+over the path's, in brackets the same of the shortest times. Memory is what a process grows by at its peak;
+each path has a process of its own.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import _results
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -95,7 +96,7 @@ class Subject:
 def times(
     shape: Shape, paths: tuple[str, ...], device: str, seconds: float
 ) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of each pass and path, taking turns until `seconds` are spent on a pass (three turns at least)."""
+    """Milliseconds of each pass and path, taking turns for `seconds` a pass, three turns at least."""
     subject = Subject(shape, device)
     found: dict[str, dict[str, list[float]]] = {}
     for which in PASSES:
@@ -136,8 +137,13 @@ def peak(shape: Shape, path: str, threads: int) -> dict[str, float]:
 
 
 def resident() -> float:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 1024 if platform.system() == "Linux" else most / 1024**2
+    """MiB this process held at most so far; Linux counts the parent's into `ru_maxrss`, but not into VmHWM."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1024
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 
 def memory(shape: Shape, paths: tuple[str, ...], threads: int) -> dict[str, dict[str, float]]:
@@ -186,16 +192,13 @@ def measure(shape: Shape, options: argparse.Namespace, paths: tuple[str, ...]) -
 
 def show(console: Console, shape: Shape, rows: list[dict[str, Any]]) -> None:
     table = Table(title=str(shape), title_justify="left")
-    for heading in ("pass", "path", "median ms", "least ms", "torchvision = 1", "peak MiB"):
-        table.add_column(heading, justify="left" if heading in {"pass", "path"} else "right")
+    for heading in ("pass", "path", "median ms", "least ms", "speed-up", "MiB"):
+        table.add_column(heading, justify="left" if heading in {"pass", "path"} else "right", no_wrap=True)
     for row in rows:
+        speed_up = f"{row['speed_up']:.2f} ({row['speed_up_of_least']:.2f})"
+        figures = (f"{row['median_ms']:.2f}", f"{row['least_ms']:.2f}", speed_up)
         table.add_row(
-            row["pass"],
-            row["path"],
-            f"{row['median_ms']:.2f}",
-            f"{row['least_ms']:.2f}",
-            f"{row['speed_up']:.2f}x ({row['speed_up_of_least']:.2f}x)",
-            "-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}",
+            row["pass"], row["path"], *figures, "-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
         )
     console.print(table)
 
@@ -215,6 +218,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     paths = PATHS if options.device == "cpu" else PATHS[:3]
@@ -225,6 +229,8 @@ def main() -> None:
         show(console, shape, found)
         if options.json:
             options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    if options.save:
+        console.print(f"saved {_results.save(f'deform_conv_{options.device}', rows)}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BORDER = 2  # pixels: a clamped point lies at most two outside
-_CHUNK_BYTES = 4 << 20  # columns made at once; they stay in cache between the bags and the matrix product
-_FEWEST = 64  # places in a chunk, so that the matrix product is worth its call
+# Columns made at once. They should stay in a large cache between the bags and the matrix product; smaller
+# chunks are no faster, and on a busy machine every chunk is a place where the threads wait for each other.
+_CHUNK_BYTES = 16 << 20
+_FEWEST = 64  # places in a chunk and rows dealt to a thread: enough to be worth a matrix product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +70,12 @@ def deform_conv2d_cpu(
     answer = _empty_answer(x, offset, weight, bias, mask, geometry)
     for images, places in _chunks(samples, x[0, :, 0, 0].nbytes if len(x) else 1):
         columns = _columns(table, samples, images, places, groups)
-        product = torch.bmm(columns, matrix).transpose(1, 2)  # [groups, O / groups, n]
+        product = _product(columns, matrix).transpose(1, 2)  # [groups, O / groups, n]
         if bias is not None:
             product += bias.view(groups, -1, 1)
         part = _by_group(answer, images, places, groups)
         part.copy_(product.view(part.shape))
+        del columns, product  # before the next chunk's are made
     return answer
 
 
@@ -97,10 +100,10 @@ def _backward(
     for images, places in _chunks(samples, x[0, :, 0, 0].nbytes if len(x) else 1):
         grad_rows = _by_group(grad, images, places, groups).flatten(2)  # [groups, O / groups, n]
         if needed[2]:
-            grad_matrix.baddbmm_(grad_rows, _columns(table, samples, images, places, groups))
+            _add_product(grad_matrix, grad_rows, _columns(table, samples, images, places, groups))
         if not (needed[0] or points):
             continue
-        read = torch.bmm(grad_rows.transpose(1, 2), matrix)  # gradient of the columns
+        read = _product(grad_rows.transpose(1, 2), matrix)  # gradient of the columns
         read = read.view(*read.shape[:2], samples.index.shape[2], -1).permute(1, 2, 0, 3)
         read = read.reshape(-1, table.shape[1])
         index, share = samples.index[images, places].flatten(), samples.share[images, places].flatten()
@@ -108,6 +111,7 @@ def _backward(
             grad_share[images, places] = _grad_share(read, table, index).view_as(grad_share[images, places])
         if needed[0]:
             _collect(grad_table, read, index, share)
+        del read
     return [
         _map(grad_table, x) if needed[0] else x.new_empty(0),
         _grad_offset(grad_share, samples, offset) if needed[1] else x.new_empty(0),
@@ -285,9 +289,11 @@ def _chunks(samples: _Samples, pixel_bytes: int) -> Iterator[tuple[slice, slice]
     batch, places, taps = samples.index.shape[:3]
     fit = max(_FEWEST, _CHUNK_BYTES // (taps * pixel_bytes))
     if fit < places:
+        even = -(-places // -(-places // fit))  # chunks of one size, up to rounding
+        step = -(-even // _FEWEST) * _FEWEST
         for image in range(batch):
-            for start in range(0, places, fit):
-                yield slice(image, image + 1), slice(start, min(start + fit, places))
+            for start in range(0, places, step):
+                yield slice(image, image + 1), slice(start, min(start + step, places))
         return
     several = fit // max(1, places)
     for image in range(0, batch if places else 0, several):
@@ -300,6 +306,30 @@ def _columns(table: Tensor, samples: _Samples, images: slice, places: slice, gro
     read = F.embedding_bag(index.view(-1, 4), table, mode="sum", per_sample_weights=share.view(-1, 4))
     read = read.view(index.shape[0] * index.shape[1], index.shape[2], groups, -1)
     return read.permute(2, 0, 1, 3).flatten(2)
+
+
+# A product dealt out to the threads beforehand meets once, at its end. Left to the library, its threads meet
+# many times, which costs a tenth on a free machine and more on a busy one.
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Groups of products [g, n, k] @ [g, k, m] -> [g, n, m]; a single one is dealt out by rows."""
+    groups, rows, inner = left.shape
+    hands = _hands(rows) if groups == 1 else 1
+    product = torch.bmm(left.reshape(groups * hands, -1, inner), right.expand(groups * hands, -1, -1))
+    return product.view(groups, rows, -1)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add groups of products [g, m, n] @ [g, n, k] to a contiguous total [g, m, k]."""
+    groups, rows, inner = left.shape
+    hands = groups * (_hands(rows) if groups == 1 else 1)
+    part = total.view(hands, -1, total.shape[2])
+    part.baddbmm_(left.reshape(hands, -1, inner), right.expand(hands, -1, -1))
+
+
+def _hands(rows: int) -> int:
+    """How many threads to deal rows to: all or one."""
+    threads = torch.get_num_threads()
+    return threads if rows % threads == 0 and rows >= _FEWEST * threads else 1
 
 
 def _by_group(maps: Tensor, images: slice, places: slice, groups: int) -> Tensor:
