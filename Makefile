@@ -27,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test slow lint format types law check bench docs pages parity wheel lock clean moved
+.PHONY: help install demo test slow gpu lint format types law check bench docs pages parity wheel lock clean moved
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -51,6 +51,9 @@ demo: $(STAMP)  ## train the small model on generated images, evaluate it, write
 
 test: $(STAMP)  ## all fast tests
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) $(TESTS)
+
+gpu: $(STAMP)  ## the tests that need a GPU
+	$(PY) -m pytest -m gpu $(TESTS)
 
 slow: $(STAMP)  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(TESTS)
