@@ -203,6 +203,9 @@ def test_doctor_says_what_a_checkpoint_is(published: Path, capsys: pytest.Captur
     ):
         assert words in out
     assert f"relook convert {published} epoch_12.safetensors" in out
+    bare = published.with_name("weights")  # no ending: its first bytes say what it is
+    bare.write_bytes(published.read_bytes())
+    assert "it is reppoints_nano" in run(capsys, "doctor", bare)[0]
     facts = json.loads(run(capsys, "doctor", published, "--json")[0])
     assert (facts["models"], facts["num_classes"], facts["unsafe"]) == (["reppoints_nano"], 3, False)
 

@@ -1,6 +1,7 @@
 """A model by its name or from its file."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,3 +144,13 @@ def test_the_state_of_our_own_training_is_weights_too(tmp_path: Path):
     state = {f"step.detector.{name}": value for name, value in detector.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
     assert set(read_checkpoint(tmp_path / "last.ckpt").state) == set(detector.state_dict())
+
+
+def test_an_entry_beside_ones_work_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`--model mine:ENTRY` with mine.py in the current folder, whoever started Python."""
+    (tmp_path / "my_own_model.py").write_text(
+        "from relook.zoo.catalog import find\nENTRY = find('reppoints_nano')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p])
+    assert by_name("my_own_model:ENTRY").entry is NANO

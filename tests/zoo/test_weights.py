@@ -20,6 +20,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from relook.backbones.resnet import ResNetConfig
+from relook.detectors.reppoints import RepPointsConfig
 from relook.zoo.catalog import ENTRIES, find
 from relook.zoo.checkpoint import (
     Checkpoint,
@@ -402,13 +404,14 @@ def test_published_weights_load_whole_and_strictly(tmp_path: Path):
     path = save({"state_dict": state, "meta": {"CLASSES": ("a", "b", "c"), "epoch": 24}}, tmp_path / "a.pth")
     report = load_published(built, path)
     assert (report.layout, report.classes, report.epoch) == ("mmdet", ("a", "b", "c"), 24)
-    assert report.tensors == len(state)
+    assert (report.tensors, report.missing, report.unexpected) == (len(state), (), ())
     ours = built.state_dict()
     assert torch.equal(ours["head.cls_out.weight"], state["bbox_head.reppoints_cls_out.weight"])
     assert torch.equal(ours["backbone.body.conv_stem.weight"], state["backbone.features.0.0.weight"])
     counters = [k for k in state if k.endswith("num_batches_tracked")]
     again = load_published(built, {k: v for k, v in state.items() if k not in counters})
     assert again.tensors == len(state) - len(counters)
+    assert len(again.missing) == len(counters)
     with pytest.raises(
         CheckpointError, match=r"80 classes.*create_model\('\w+_mnv2_c128_fpn_2x', num_classes=3\)"
     ):
@@ -429,7 +432,8 @@ def test_a_state_dict_that_does_not_fit_is_refused_before_anything_changes():
 
 def test_settings_called_training_only_do_not_change_predictions():
     """The reason why files that differ in them alone are taken for the same."""
-    config = find("reppoints_nano").detector
+    resnet = ResNetConfig(name="resnet10t", frozen=2)
+    config = RepPointsConfig(backbone=resnet, width=32, norm_groups=8, tower=1, num_classes=3)
     torch.manual_seed(0)
     one = config.build().eval()
     other = (
@@ -448,7 +452,7 @@ def test_settings_called_training_only_do_not_change_predictions():
             beta=1.0,
             init_weight=3.0,
             refine_weight=3.0,
-            backbone=replace(config.backbone, frozen=0, freeze_statistics=True),
+            backbone=replace(resnet, frozen=0, freeze_statistics=False),
         )
         .build()
         .eval()

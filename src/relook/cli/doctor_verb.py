@@ -21,10 +21,14 @@ class Options:
 
 
 def run(options: Options) -> int:
-    path = Path(options.path)
-    if path.suffix.lower() in WEIGHTS and not path.is_dir():
-        return _weights(options)
-    return _data(options)
+    return _weights(options) if _is_weights(Path(options.path)) else _data(options)
+
+
+def _is_weights(path: Path) -> bool:
+    """By its ending, or by its first bytes where that says nothing."""
+    if path.suffix.lower() in WEIGHTS:
+        return not path.is_dir()
+    return path.is_file() and path.open("rb").read(2) in {b"PK", b"\x80\x02"}
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A model by its name or from its file: settings, detector, recipe and class names together."""
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import version
@@ -81,6 +82,11 @@ def by_name(name: str, settings: Mapping[str, str] | None = None) -> Model:
 
 def _own(name: str) -> Entry:
     place, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if (
+        here not in sys.path
+    ):  # a module beside one's work, as with `python -m`; last, so that it hides nothing
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(place), attribute)
     except ImportError as error:

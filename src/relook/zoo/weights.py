@@ -120,10 +120,12 @@ def model_shapes(config: DetectorConfig) -> dict[str, Shape]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What `load_published` did. Nothing was missing or unexpected, or it would have raised."""
+    """What `load_published` did. Of weights nothing was missing or unexpected, or it would have raised."""
 
     tensors: int  # loaded
     layout: str  # whose names the file's keys carried
+    missing: tuple[str, ...] = ()  # batch counters that the file lacks; nothing depends on them
+    unexpected: tuple[str, ...] = ()  # batch counters that the detector lacks
     classes: tuple[str, ...] = ()  # names that the file gives to its classes
     epoch: int | None = None
     stand_ins: tuple[str, ...] = ()  # foreign objects in the file that were replaced by harmless values
@@ -160,6 +162,8 @@ def load_published(
     return LoadReport(
         tensors=len(state),
         layout=fit.layout,
+        missing=tuple(counters),
+        unexpected=tuple(key for key in given.state if named[key] not in ours),
         classes=given.classes,
         epoch=given.epoch,
         stand_ins=given.stand_ins,
