@@ -26,13 +26,20 @@ from relook.backbones.resnet import ResNetConfig
 from relook.detector import Detector
 from relook.ops import boxes as B
 from relook.ops import levels as L
-from relook.ops.deform_conv import deform_conv2d
 from relook.ops.losses import focal, giou_plus_one, smooth_l1
 from relook.ops.nms import class_nms, class_pairs
 from relook.parts.fpn import FPN
+from relook.parts.point_sets import (
+    POINTS,
+    look,
+    plain_kernel,
+    point_rows,
+    scale_gradient,
+    start_normal,
+    start_rare,
+    tower,
+)
 from relook.types import Detections, Losses, Targets, record, wide
-
-POINTS = 9  # a 3 x 3 deformable kernel samples nine places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +130,8 @@ class RepPoints(Detector[RepPointsOutputs]):
         return RepPointsOutputs(
             L.grid(pyramid, self.strides, offset=0.0),  # no half pixel: docs/quirks.md, rp-01
             L.join(logits),
-            _points(L.join(init)),
-            _points(L.join(refine)),
+            point_rows(L.join(init)),
+            point_rows(L.join(refine)),
         )
 
     # -- 3.2 points to box ---------------------------------------------------------------------
@@ -132,7 +139,7 @@ class RepPoints(Detector[RepPointsOutputs]):
     def boxes(self, grid: L.Grid, points: Tensor) -> Tensor:
         """Offsets [B, P, 9, 2] in strides -> boxes [B, P, 4] in pixels."""
         if self.config.box == "moment":
-            corners = moment_box(points, _scale_gradient(self.moment, self.config.moment_scale))
+            corners = moment_box(points, scale_gradient(self.moment, self.config.moment_scale))
         elif self.config.box == "exact_minmax":
             # the first two points ARE the corners and may be inverted: docs/quirks.md, rp-02
             corners = points[:, :, :2].flatten(2)
@@ -260,16 +267,6 @@ def _squares(grid: L.Grid, scale: float) -> Tensor:
     return torch.cat([grid.points - half, grid.points + half], dim=-1)[None]
 
 
-def _points(x: Tensor) -> Tensor:
-    """[B, P, 18] of y, x pairs (the deformable convolution's order) -> [B, P, 9, 2] of x, y."""
-    return x.reshape(*x.shape[:-1], POINTS, 2).flip(-1)
-
-
-def _scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """x itself, whose gradient is multiplied by scale."""
-    return scale * x + (1 - scale) * x.detach()
-
-
 # -- private parts -----------------------------------------------------------------------------
 
 
@@ -280,8 +277,8 @@ class RepPointsHead(nn.Module):
         super().__init__()
         width, numbers = config.width, 4 if config.grid_points else 2 * POINTS
         self.gradient_scale, self.grid_points = config.gradient_scale, config.grid_points
-        self.cls_tower = _tower(width, config.tower, config.norm_groups)
-        self.reg_tower = _tower(width, config.tower, config.norm_groups)
+        self.cls_tower = tower(width, config.tower, config.norm_groups)
+        self.reg_tower = tower(width, config.tower, config.norm_groups)
         self.init_conv = nn.Conv2d(width, width, 3, padding=1)
         self.init_out = nn.Conv2d(width, numbers, 1)
         self.cls_conv = nn.Conv2d(width, width, 3, padding=1, bias=False)  # deformable
@@ -289,7 +286,7 @@ class RepPointsHead(nn.Module):
         self.refine_conv = nn.Conv2d(width, width, 3, padding=1, bias=False)  # deformable
         self.refine_out = nn.Conv2d(width, numbers, 1)
         self.kernel: Tensor
-        self.register_buffer("kernel", _kernel(), persistent=False)
+        self.register_buffer("kernel", plain_kernel(), persistent=False)
         self._start(config.deform_std)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -300,43 +297,18 @@ class RepPointsHead(nn.Module):
             four = init.new_tensor([-2.0, -2.0, 2.0, 2.0]).reshape(1, 4, 1, 1)
             first = grid_box(four.expand_as(init), init)
             init = grid_on_box(first)
-        where = _scale_gradient(init, self.gradient_scale) - self.kernel
-        logits = self.cls_out(F.relu(_look(cls, where, self.cls_conv)))
-        refine = self.refine_out(F.relu(_look(reg, where, self.refine_conv)))
+        where = scale_gradient(init, self.gradient_scale) - self.kernel
+        logits = self.cls_out(F.relu(look(cls, where, self.cls_conv)))
+        refine = self.refine_out(F.relu(look(reg, where, self.refine_conv)))
         # the second look moves the first points but sends no gradient back into them: rp-07
         refine = grid_on_box(grid_box(first.detach(), refine)) if self.grid_points else refine + init.detach()
         return logits, init, refine
 
     def _start(self, deform_std: float | None) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.constant_(cast("Tensor", self.cls_out.bias), -4.59512)  # every score starts at 0.01
+        start_normal(self)
+        start_rare(self.cls_out)
         for conv in (self.cls_conv, self.refine_conv):
             if deform_std is None:
                 nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
             else:
                 nn.init.normal_(conv.weight, std=deform_std)
-
-
-def _look(x: Tensor, where: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The convolution at its nine taps moved by `where` [B, 18, h, w], in cells."""
-    return deform_conv2d(x, where, conv.weight, padding=1)
-
-
-def _tower(width: int, depth: int, groups: int) -> nn.Sequential:
-    """3x3 convolutions, each with group normalisation (or with a bias) and ReLU."""
-    blocks: list[nn.Module] = []
-    for _ in range(depth):
-        conv = nn.Conv2d(width, width, 3, padding=1, bias=groups == 0)
-        norm = [nn.GroupNorm(groups, width)] if groups else []
-        blocks.append(nn.Sequential(conv, *norm, nn.ReLU()))
-    return nn.Sequential(*blocks)
-
-
-def _kernel() -> Tensor:
-    """Where a plain 3 x 3 kernel looks, as [1, 18, 1, 1] of y, x pairs."""
-    side = torch.tensor([-1.0, 0.0, 1.0])
-    return torch.cartesian_prod(side, side).reshape(1, -1, 1, 1)
