@@ -51,8 +51,8 @@ def readme(old: str) -> str:
 
 
 def benchmarks(old: str) -> str:
-    """docs/benchmarks.md with the reading costs that were measured last."""
-    return _between(old, "reading", _reading())
+    """docs/benchmarks.md with the figures that benchmarks/results/ keeps."""
+    return _between(_between(old, "reading", _reading()), "machines", _machines())
 
 
 def numbers() -> str:
@@ -164,6 +164,62 @@ def _reading() -> str:
         others = ", ".join(f"{package} {count}" for package, count in held["others"].items())
         rows.append(f"| `{name}` | {' | '.join(str(held[column]) for column in columns)} | {others} |")
     return "\n".join(rows) + "\n"
+
+
+def _machines() -> str:
+    """Every other benchmark on record, machine by machine."""
+    lines: list[str] = []
+    for file in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        kept = {name: one for name, one in json.loads(file.read_text()).items() if name != "reading"}
+        for name, one in sorted(kept.items()):
+            about = one["machine"]
+            where = (
+                about["gpu"] or f"{about['processor']}, {about['cores']} cores, {about['threads']} threads"
+            )
+            lines += [f"### {name}: {where}", "", f"torch {about['torch']}, {one['when']}", ""]
+            lines += [*_figures(one["figures"]), ""]
+    return "\n".join(lines)
+
+
+def _figures(figures: Any) -> list[str]:
+    """Whatever shape a benchmark's figures have, as tables."""
+    if isinstance(figures, list):
+        rows = {f"{_shape(row)} {row['pass']}, {row['path']}": row for row in figures}
+        keys = ("median_ms", "speed_up", "peak_mib")
+        return _table({name: {key: row[key] for key in keys} for name, row in rows.items()})
+    if all(isinstance(value, int | float) for value in figures.values()):
+        return _table({name: {"ms": value} for name, value in figures.items()})
+    if all(isinstance(value, int | float) for row in figures.values() for value in row.values()):
+        return _table(figures)
+    return [line for name, part in figures.items() for line in (f"**{name}**", "", *_table(part), "")]
+
+
+def _shape(row: dict[str, Any]) -> str:
+    """256 channels at 100x152."""
+    shape = row["shape"]
+    extra = f", {shape['groups']} groups" if shape["groups"] > 1 else ""
+    return f"{shape['channels']} channels{extra}, {shape['height']}x{shape['width']},"
+
+
+def _table(rows: dict[str, dict[str, float | None]]) -> list[str]:
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    lines = [
+        f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for name, row in rows.items():
+        cells = [_short(row.get(key)) for key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _short(value: float | None) -> str:
+    """Three digits that matter."""
+    if value is None:
+        return ""
+    if value >= 1e9:
+        return f"{value / 1e9:.1f} G"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _ours(source: str) -> bool:
