@@ -25,21 +25,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BORDER = 2  # pixels: a clamped point lies at most two outside
-# Columns made at once. They should stay in a large cache between the bags and the matrix product; smaller
-# chunks are no faster, and on a busy machine every chunk is a place where the threads wait for each other.
+# How much is done at once. Columns should stay in a large cache between the bags and the matrix product. Up
+# to 32768 points torch's elementwise operators stay on one thread: on a busy machine each operator that is
+# shared out is a place where threads wait for each other, which costs more than the work.
 _CHUNK_BYTES = 16 << 20
-_FEWEST = 64  # places in a chunk and rows dealt to a thread: enough to be worth a matrix product
+_CHUNK_POINTS = 32768
+_FEWEST = 64  # places in a chunk, rows dealt to a thread: enough to be worth a matrix product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Samples:
-    """Which rows of the table each point reads, and how much of each."""
+class _Chunk:
+    """Places done together: which rows of the table their points read, and how much of each."""
 
-    index: Tensor  # [B, S, K, G, 4] rows: upper left, upper right, lower left, lower right
-    share: Tensor  # [B, S, K, G, 4] what is taken of each: bilinear share times mask
-    down: Tensor  # [B, S, K, G] how far the point lies below the upper row, 0..1
-    right: Tensor  # [B, S, K, G] how far the point lies right of the left column, 0..1
-    mask: Tensor | None  # [B, S, K, G]
+    images: slice  # part of one image, or several small images whole
+    places: slice
+    index: Tensor  # [n, K, G, 4] rows: upper left, upper right, lower left, lower right
+    share: Tensor  # [n, K, G, 4] what is taken of each: bilinear share times mask
+    down: Tensor  # [n, K, G] how far the point lies below the upper row, 0..1
+    right: Tensor  # [n, K, G] how far the point lies right of the left column, 0..1
+    mask: Tensor | None  # [n, K, G]
 
 
 def anchors(offset: Tensor, kernel: tuple[int, int], geometry: list[int]) -> tuple[Tensor, Tensor]:
@@ -64,16 +68,14 @@ def deform_conv2d_cpu(
 ) -> Tensor:
     """The convolution on checked float32 or float64 tensors; arguments as in `deform_conv2d`."""
     groups = x.shape[1] // weight.shape[1]
-    samples = _samples(x, offset, weight, mask, geometry)
-    table = _table(x, samples.index.shape[3])
-    matrix = _matrix(weight, groups).transpose(1, 2).contiguous()
+    table, matrix = _table(x, _offset_groups(offset, weight)), _matrix(weight, groups).transpose(1, 2)
     answer = _empty_answer(x, offset, weight, bias, mask, geometry)
-    for images, places in _chunks(samples, x[0, :, 0, 0].nbytes if len(x) else 1):
-        columns = _columns(table, samples, images, places, groups)
+    for chunk in _chunks(x, offset, weight, mask, geometry):
+        columns = _columns(table, chunk, groups)
         product = _product(columns, matrix).transpose(1, 2)  # [groups, O / groups, n]
         if bias is not None:
             product += bias.view(groups, -1, 1)
-        part = _by_group(answer, images, places, groups)
+        part = _by_group(answer, chunk, groups)
         part.copy_(product.view(part.shape))
         del columns, product  # before the next chunk's are made
     return answer
@@ -90,34 +92,30 @@ def _backward(
     needed: list[bool],
 ) -> list[Tensor]:
     """Gradients of x, offset, weight, mask in this order; empty where not `needed`."""
-    groups = x.shape[1] // weight.shape[1]
-    samples = _samples(x, offset, weight, mask, geometry)
-    table, matrix = _table(x, samples.index.shape[3]), _matrix(weight, groups)
-    points = needed[1] or needed[3]
+    groups, offset_groups = x.shape[1] // weight.shape[1], _offset_groups(offset, weight)
+    table, matrix = _table(x, offset_groups), _matrix(weight, groups)
+    of_x, of_offset, of_weight, of_mask = _empty_gradients(grad, x, offset, weight, mask, geometry, needed)
     grad_table = torch.zeros_like(table if needed[0] else x[:0])
-    grad_share = torch.empty_like(samples.share if points else x[:0])
     grad_matrix = torch.zeros_like(matrix if needed[2] else x[:0])
-    for images, places in _chunks(samples, x[0, :, 0, 0].nbytes if len(x) else 1):
-        grad_rows = _by_group(grad, images, places, groups).flatten(2)  # [groups, O / groups, n]
+    taps = weight.shape[2] * weight.shape[3]
+    for chunk in _chunks(x, offset, weight, mask, geometry):
+        grad_rows = _by_group(grad, chunk, groups).flatten(2)  # [groups, O / groups, n]
         if needed[2]:
-            _add_product(grad_matrix, grad_rows, _columns(table, samples, images, places, groups))
-        if not (needed[0] or points):
+            _add_product(grad_matrix, grad_rows, _columns(table, chunk, groups))
+        if not (needed[0] or needed[1] or needed[3]):
             continue
         read = _product(grad_rows.transpose(1, 2), matrix)  # gradient of the columns
-        read = read.view(*read.shape[:2], samples.index.shape[2], -1).permute(1, 2, 0, 3)
-        read = read.reshape(-1, table.shape[1])
-        index, share = samples.index[images, places].flatten(), samples.share[images, places].flatten()
-        if points:
-            grad_share[images, places] = _grad_share(read, table, index).view_as(grad_share[images, places])
+        read = read.view(*read.shape[:2], taps, -1).permute(1, 2, 0, 3).reshape(-1, table.shape[1])
+        if needed[1] or needed[3]:
+            _grad_points(of_offset, of_mask, _grad_share(read, table, chunk.index), chunk)
         if needed[0]:
-            _collect(grad_table, read, index, share)
-        del read
-    return [
-        _map(grad_table, x) if needed[0] else x.new_empty(0),
-        _grad_offset(grad_share, samples, offset) if needed[1] else x.new_empty(0),
-        _weight(grad_matrix, weight) if needed[2] else x.new_empty(0),
-        _grad_mask(grad_share, samples, mask) if needed[3] and mask is not None else x.new_empty(0),
-    ]
+            _collect(grad_table, read, chunk)
+        del read  # before the next chunk's is made
+    if needed[0]:
+        _copy_map(of_x, grad_table)
+    if needed[2]:
+        _copy_weight(of_weight, grad_matrix)
+    return [of_x, of_offset, of_weight, of_mask]
 
 
 def _empty_answer(
@@ -188,126 +186,144 @@ def _table(x: Tensor, groups: int) -> Tensor:
     return table.view(-1, channels // groups)
 
 
-def _map(table: Tensor, x: Tensor) -> Tensor:
-    """The way back: rows -> map without the border, shaped and laid out like `x`."""
+def _copy_map(x: Tensor, table: Tensor) -> None:
+    """The way back, without the border."""
     batch, channels, height, width = x.shape
     rows = table.view(batch, height + 2 * _BORDER, width + 2 * _BORDER, channels)
-    return torch.empty_like(x).copy_(rows[:, _BORDER:-_BORDER, _BORDER:-_BORDER].permute(0, 3, 1, 2))
+    x.copy_(rows[:, _BORDER:-_BORDER, _BORDER:-_BORDER].permute(0, 3, 1, 2))
 
 
 # -- 2. the bags ---------------------------------------------------------------------------------------------
-def _samples(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: list[int]) -> _Samples:
-    kernel = (weight.shape[2], weight.shape[3])
-    taps, (batch, both, out_y, out_x) = kernel[0] * kernel[1], offset.shape
-    shape = (batch, out_y * out_x, taps, both // (2 * taps))
-    moved = offset.reshape(batch, shape[3], taps, 2, shape[1])
-    tap_rows, tap_columns = (
-        side.expand(*kernel, out_y, out_x).reshape(taps, -1).t()[:, :, None]
-        for side in anchors(offset, kernel, geometry)
+def _offset_groups(offset: Tensor, weight: Tensor) -> int:
+    return offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
+
+
+def _chunks(
+    x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: list[int]
+) -> Iterator[_Chunk]:
+    kernel, groups = (weight.shape[2], weight.shape[3]), _offset_groups(offset, weight)
+    batch, _, out_y, out_x = offset.shape
+    start = torch.stack(
+        [a.expand(*kernel, out_y, out_x).flatten() for a in anchors(offset, kernel, geometry)]
     )
+    taps, total = kernel[0] * kernel[1], out_y * out_x
+    moved = offset.reshape(batch, groups, taps, 2, total)
+    masks = None if mask is None else mask.reshape(batch, groups, taps, total).permute(0, 3, 2, 1)
+    tap_y, tap_x = start.view(2, taps, total, 1).transpose(1, 2)  # [S, K, 1]
+    per_place = taps * x.shape[1] * x.element_size()
+    fit = max(_FEWEST, min(_CHUNK_BYTES // per_place, _CHUNK_POINTS // (taps * groups)))
+    for images, places in _parts(batch, total, fit):
+        part = moved[images, ..., places].permute(0, 4, 2, 1, 3)  # [images, places, K, G, 2]
+        down = (part[..., 0] + tap_y[places]).contiguous()
+        right = (part[..., 1] + tap_x[places]).contiguous()
+        factor = None if masks is None else masks[images, places].reshape(-1, taps, groups)
+        yield _chunk(x, down, right, factor, images, places)
+
+
+def _parts(batch: int, total: int, fit: int) -> Iterator[tuple[slice, slice]]:
+    """Cut `batch` images of `total` places into parts of about `fit` places."""
+    if fit < total:
+        even = -(-total // -(-total // fit))  # parts of one size, up to rounding
+        step = -(-even // _FEWEST) * _FEWEST
+        for image in range(batch):
+            for start in range(0, total, step):
+                yield slice(image, image + 1), slice(start, min(start + step, total))
+        return
+    several = fit // max(1, total)
+    for image in range(0, batch if total else 0, several):
+        yield slice(image, min(image + several, batch)), slice(0, total)
+
+
+def _chunk(
+    x: Tensor, down: Tensor, right: Tensor, mask: Tensor | None, images: slice, places: slice
+) -> _Chunk:
+    """Points [images, places, K, G] in pixels, which it overwrites -> rows of the table and shares."""
     # Beyond these limits all four neighbours lie in the border: value and slope are zero, as in torchvision.
-    down = torch.add(moved[:, :, :, 0].permute(0, 3, 2, 1), tap_rows, out=x.new_empty(shape))
     down.clamp_(-_BORDER, x.shape[2])
-    right = torch.add(moved[:, :, :, 1].permute(0, 3, 2, 1), tap_columns, out=x.new_empty(shape))
     right.clamp_(-_BORDER, x.shape[3])
-    upper, left = down.floor(), right.floor()
+    groups, pitch, height = down.shape[3], x.shape[3] + 2 * _BORDER, x.shape[2] + 2 * _BORDER
+    whole = torch.int32 if x.shape[0] * height * pitch * groups < 2**31 else torch.int64  # int32 sorts faster
+    upper, left = _floor(down, whole), _floor(right, whole)
     down -= upper
     right -= left
-    if mask is not None:
-        mask = mask.reshape(batch, shape[3], taps, shape[1]).permute(0, 3, 2, 1).contiguous()
-    share = x.new_empty(*shape, 4)
+    # What is not a number became some integer; clamped again, no offset leads outside the table.
+    first = upper.clamp_(-_BORDER, x.shape[2]).mul_(pitch).add_(left.clamp_(-_BORDER, x.shape[3]))
+    image = torch.arange(images.start, images.stop, dtype=whole) * (height * pitch) + _BORDER * (pitch + 1)
+    first += image[:, None, None, None]
+    if groups > 1:  # each offset group has rows of its own
+        first.mul_(groups).add_(torch.arange(groups, dtype=whole))
+    index = first.new_empty(*first.shape, 4)
+    for corner, step in enumerate((0, 1, pitch, pitch + 1)):
+        torch.add(first, step * groups, out=index[..., corner])
+    index, down, right = index.flatten(0, 1), down.flatten(0, 1), right.flatten(0, 1)
+    share = down.new_empty(index.shape)
     low = down if mask is None else down * mask
     high = (1 if mask is None else mask) - low
     torch.mul(low, right, out=share[..., 3])
     torch.sub(low, share[..., 3], out=share[..., 2])
     torch.mul(high, right, out=share[..., 1])
     torch.sub(high, share[..., 1], out=share[..., 0])
-    return _Samples(index=_rows(upper, left, x), share=share, down=down, right=right, mask=mask)
+    return _Chunk(images=images, places=places, index=index, share=share, down=down, right=right, mask=mask)
 
 
-def _rows(upper: Tensor, left: Tensor, x: Tensor) -> Tensor:
-    """Upper row and left column in the map [B, S, K, G] -> rows of the table of all four neighbours."""
-    batch, groups = upper.shape[0], upper.shape[3]
-    pitch, height = x.shape[3] + 2 * _BORDER, x.shape[2] + 2 * _BORDER
-    whole = torch.int32 if batch * height * pitch * groups < 2**31 else torch.int64  # int32 sorts faster
-    # What is not a number goes to the border too: no offset leads outside the table.
-    first = upper.nan_to_num_(-_BORDER).to(whole).mul_(pitch).add_(left.nan_to_num_(-_BORDER).to(whole))
-    start = torch.arange(batch, dtype=whole) * (height * pitch) + _BORDER * (pitch + 1)
-    first += start[:, None, None, None]
-    if groups > 1:  # each offset group has rows of its own
-        first.mul_(groups).add_(torch.arange(groups, dtype=whole))
-    index = first.new_empty(*first.shape, 4)
-    for corner, step in enumerate((0, 1, pitch, pitch + 1)):
-        torch.add(first, step * groups, out=index[..., corner])
-    return index
+def _floor(points: Tensor, whole: torch.dtype) -> Tensor:
+    """Round down to integers; conversion rounds to zero, one too high where the point is negative."""
+    integers = points.to(whole)
+    return integers.sub_((integers > points).to(whole))
+
+
+def _columns(table: Tensor, chunk: _Chunk, groups: int) -> Tensor:
+    """Read the map at the points of a chunk: [groups, n, K * C / groups]."""
+    places, taps = chunk.index.shape[:2]
+    index, share = chunk.index.view(-1, 4), chunk.share.view(-1, 4)
+    read = F.embedding_bag(index, table, mode="sum", per_sample_weights=share)
+    return read.view(places, taps, groups, -1).permute(2, 0, 1, 3).flatten(2)
 
 
 def _grad_share(read: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """Gradient of each share: its row of the table times the gradient of the column it went into."""
-    bag = torch.arange(len(index), dtype=index.dtype) >> 2
+    bag = torch.arange(len(read), dtype=index.dtype)
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001 (its only name)
-        read, table, index, bag[: len(read)] * 4, bag, 0
+        read, table, index.flatten(), bag * 4, bag.repeat_interleave(4), 0
     )
-    return cast("Tensor", dots)
+    return cast("Tensor", dots).view(index.shape)
 
 
-def _grad_offset(grad_share: Tensor, samples: _Samples, offset: Tensor) -> Tensor:
-    upper_left, upper_right, lower_left, lower_right = grad_share.unbind(-1)
-    down = torch.lerp(lower_left - upper_left, lower_right - upper_right, samples.right)
-    right = torch.lerp(upper_right - upper_left, lower_right - lower_left, samples.down)
-    batch, places, taps, groups = down.shape
-    grad = offset.new_empty(batch, groups, taps, 2, places)
-    for axis, slope in enumerate((down, right)):
-        grad[:, :, :, axis] = (slope if samples.mask is None else slope * samples.mask).permute(0, 3, 2, 1)
-    return grad.view(offset.shape)
+def _grad_points(of_offset: Tensor, of_mask: Tensor, share: Tensor, chunk: _Chunk) -> None:
+    """Gradients of a chunk's shares -> its part of the gradients of offset and mask, where wanted."""
+    upper_left, upper_right, lower_left, lower_right = share.unbind(-1)
+    taps, groups = share.shape[1:3]
+    if of_offset.numel():
+        down = torch.lerp(lower_left - upper_left, lower_right - upper_right, chunk.right)
+        right = torch.lerp(upper_right - upper_left, lower_right - lower_left, chunk.down)
+        grad = of_offset.view(len(of_offset), groups, taps, 2, -1)[chunk.images, ..., chunk.places]
+        for axis, slope in enumerate((down, right)):
+            slopes = slope if chunk.mask is None else slope * chunk.mask
+            part = grad[:, :, :, axis].permute(0, 3, 2, 1)  # [images, places, K, G]
+            part.copy_(slopes.view(part.shape))
+    if of_mask.numel():
+        upper = torch.lerp(upper_left, upper_right, chunk.right)
+        lower = torch.lerp(lower_left, lower_right, chunk.right)
+        grad = of_mask.view(len(of_mask), groups, taps, -1)[chunk.images, ..., chunk.places]
+        part = grad.permute(0, 3, 2, 1)
+        part.copy_(torch.lerp(upper, lower, chunk.down).view(part.shape))
 
 
-def _grad_mask(grad_share: Tensor, samples: _Samples, mask: Tensor) -> Tensor:
-    upper_left, upper_right, lower_left, lower_right = grad_share.unbind(-1)
-    upper = torch.lerp(upper_left, upper_right, samples.right)
-    lower = torch.lerp(lower_left, lower_right, samples.right)
-    grad = torch.lerp(upper, lower, samples.down).permute(0, 3, 2, 1)
-    return grad.reshape(mask.shape).contiguous()
-
-
-def _collect(grad_table: Tensor, read: Tensor, index: Tensor, share: Tensor) -> None:
+def _collect(grad_table: Tensor, read: Tensor, chunk: _Chunk) -> None:
     """Add to every row of the table what its readers send back: the transposed sum, as bags again.
 
     The rows a chunk reads lie close together, so only the range from the first to the last is touched.
     """
-    rows, order = index.sort(stable=True)
+    rows, order = chunk.index.flatten().sort(stable=True)
     first, last = int(rows[0]), int(rows[-1])
     starts = torch.searchsorted(rows, torch.arange(first, last + 1, dtype=rows.dtype))
+    share = chunk.share.flatten()[order]
     grad_table[first : last + 1] += F.embedding_bag(
-        order >> 2, read, starts, mode="sum", per_sample_weights=share[order]
+        order >> 2, read, starts, mode="sum", per_sample_weights=share
     )
 
 
 # -- 3. the matrix products ----------------------------------------------------------------------------------
-def _chunks(samples: _Samples, pixel_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Images and places to take together: part of one image, or several small images whole."""
-    batch, places, taps = samples.index.shape[:3]
-    fit = max(_FEWEST, _CHUNK_BYTES // (taps * pixel_bytes))
-    if fit < places:
-        even = -(-places // -(-places // fit))  # chunks of one size, up to rounding
-        step = -(-even // _FEWEST) * _FEWEST
-        for image in range(batch):
-            for start in range(0, places, step):
-                yield slice(image, image + 1), slice(start, min(start + step, places))
-        return
-    several = fit // max(1, places)
-    for image in range(0, batch if places else 0, several):
-        yield slice(image, min(image + several, batch)), slice(0, places)
-
-
-def _columns(table: Tensor, samples: _Samples, images: slice, places: slice, groups: int) -> Tensor:
-    """Read the map at the points of a chunk: [groups, n, K * C / groups]."""
-    index, share = samples.index[images, places], samples.share[images, places]
-    read = F.embedding_bag(index.view(-1, 4), table, mode="sum", per_sample_weights=share.view(-1, 4))
-    read = read.view(index.shape[0] * index.shape[1], index.shape[2], groups, -1)
-    return read.permute(2, 0, 1, 3).flatten(2)
-
-
 # A product dealt out to the threads beforehand meets once, at its end. Left to the library, its threads meet
 # many times, which costs a tenth on a free machine and more on a busy one.
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -332,9 +348,9 @@ def _hands(rows: int) -> int:
     return threads if rows % threads == 0 and rows >= _FEWEST * threads else 1
 
 
-def _by_group(maps: Tensor, images: slice, places: slice, groups: int) -> Tensor:
+def _by_group(maps: Tensor, chunk: _Chunk, groups: int) -> Tensor:
     """The chunk's part of maps [B, O, Ho, Wo]: [groups, O / groups, images, places], a view if possible."""
-    part = maps[images].flatten(2)[:, :, places]
+    part = maps[chunk.images].flatten(2)[:, :, chunk.places]
     return part.view(part.shape[0], groups, -1, part.shape[2]).permute(1, 2, 0, 3)
 
 
@@ -344,7 +360,7 @@ def _matrix(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(out, per_group, -1).transpose(1, 2).reshape(groups, out // groups, -1)
 
 
-def _weight(matrix: Tensor, weight: Tensor) -> Tensor:
-    """The way back: matrix -> weight."""
+def _copy_weight(weight: Tensor, matrix: Tensor) -> None:
+    """The way back."""
     out, per_group = weight.shape[:2]
-    return matrix.view(out, -1, per_group).transpose(1, 2).reshape(weight.shape).contiguous()
+    weight.view(out, per_group, -1).copy_(matrix.view(out, -1, per_group).transpose(1, 2))
