@@ -50,7 +50,7 @@ demo: $(STAMP)  ## train the small model on generated images, evaluate it, write
 	$(BIN)/relook demo $(if $(SHORT),--short)
 
 test: $(STAMP)  ## all fast tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) $(TESTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 gpu: $(STAMP)  ## the tests that need a GPU
 	$(PY) -m pytest -m gpu $(TESTS)
@@ -83,7 +83,7 @@ pages: $(STAMP)  ## write the generated parts of README.md and docs/ anew
 	$(PY) tools/pages.py
 
 parity: $(STAMP)  ## compare with the published code anew and write docs/parity.md
-	$(PY) -m pytest -n $(WORKERS) tests/golden --write-parity
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup tests/golden --write-parity
 
 docs: pages  ## the documentation as a site in site/
 	$(BIN)/zensical build --clean --strict
