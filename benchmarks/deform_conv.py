@@ -137,7 +137,7 @@ def peak(shape: Shape, path: str, threads: int) -> dict[str, float]:
 
 
 def resident() -> float:
-    """MiB this process held at most so far; Linux counts the parent's into `ru_maxrss`, but not into VmHWM."""
+    """MiB this process held at most so far; Linux counts the parent's into `ru_maxrss`, not into VmHWM."""
     status = Path("/proc/self/status")
     if status.exists():
         return (

@@ -3,8 +3,8 @@
     python examples/coins.py --out runs/coins
 
 The photograph ships inside scikit-image (303x384, grey, 24 Greek coins). Its upper part gives the images
-to train on, its lower part those to judge by; no coin is in both. What to copy for your own images: write them and
-one COCO file into a folder (see `write_split`), call `relook.train`, then `relook.load`.
+to train on, its lower part those to judge by; no coin is in both. What to copy for your own images: write
+them and one COCO file into a folder (see `write_split`), call `relook.train`, then `relook.load`.
 """
 
 import argparse
