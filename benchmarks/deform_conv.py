@@ -2,6 +2,8 @@
 
     python benchmarks/deform_conv.py
     python benchmarks/deform_conv.py --size 1x256x50x76 --threads 2 --json mine.json
+    python benchmarks/deform_conv.py --threads 1 --clock processor      # on a busy machine
+    python benchmarks/deform_conv.py --save                             # keep in benchmarks/results/
 
 Paths take turns in one process, so a busy machine slows all alike. The speed-up is torchvision's median time
 over the path's, in brackets the same of the shortest times. Memory is what a process grows by at its peak;
@@ -23,7 +25,6 @@ from typing import Any
 import _results
 import torch
 import torch.nn.functional as F
-import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -31,6 +32,7 @@ from torch import Tensor
 from relook.ops.deform_conv import deform_conv2d, deform_conv_path
 
 PATHS = ("conv2d", "torchvision", "portable", "fast")
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 PASSES = ("forward", "forward+backward")
 
 
@@ -94,32 +96,33 @@ class Subject:
 
 
 def times(
-    shape: Shape, paths: tuple[str, ...], device: str, seconds: float
+    shape: Shape, paths: tuple[str, ...], options: argparse.Namespace
 ) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of each pass and path, taking turns for `seconds` a pass, three turns at least."""
-    subject = Subject(shape, device)
+    """Milliseconds of each pass and path, taking turns for so many seconds a pass, three turns at least."""
+    subject = Subject(shape, options.device)
     found: dict[str, dict[str, list[float]]] = {}
     for which in PASSES:
         spent: dict[str, list[float]] = {path: [] for path in paths}
         for path in paths:
             subject.run(path, which)
-        until, turns = time.perf_counter() + seconds, 0
+        until, turns = time.perf_counter() + options.seconds, 0
         while turns < 3 or time.perf_counter() < until:
             turns += 1
             for path in paths:
-                spent[path].append(once(subject, path, which, device))
+                spent[path].append(once(subject, path, which, options))
         found[which] = spent
     return found
 
 
-def once(subject: Subject, path: str, which: str, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
+def once(subject: Subject, path: str, which: str, options: argparse.Namespace) -> float:
+    def now() -> float:
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+        return CLOCKS[options.clock]()
+
+    begin = now()
     subject.run(path, which)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - begin)
+    return 1e3 * (now() - begin)
 
 
 def peak(shape: Shape, path: str, threads: int) -> dict[str, float]:
@@ -152,29 +155,9 @@ def memory(shape: Shape, paths: tuple[str, ...], threads: int) -> dict[str, dict
         return {path: pool.submit(peak, shape, path, threads).result() for path in paths}
 
 
-def describe(threads: int, device: str) -> dict[str, str | int]:
-    """The machine as far as it matters, and nothing that names it."""
-    processor = platform.processor() or platform.machine()
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        names = [
-            line.split(":")[1].strip() for line in facts.read_text().splitlines() if "model name" in line
-        ]
-        processor = names[0] if names else processor
-    if device == "cuda":
-        processor = torch.cuda.get_device_name()
-    return {
-        "processor": processor,
-        "threads": threads,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
 def measure(shape: Shape, options: argparse.Namespace, paths: tuple[str, ...]) -> list[dict[str, Any]]:
     """One row for each pass and path."""
-    spent = times(shape, paths, options.device, options.seconds)
+    spent = times(shape, paths, options)
     grown = memory(shape, paths, options.threads) if options.memory and options.device == "cpu" else {}
     rows: list[dict[str, Any]] = []
     for which in PASSES:
@@ -216,21 +199,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=10.0, help="for each shape and pass")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     paths = PATHS if options.device == "cpu" else PATHS[:3]
-    console, machine, rows = Console(), describe(options.threads, options.device), []
-    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console, machine, rows = Console(), _results.machine(), []
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), f"{options.clock} time")
     for shape in options.size or SHAPES:
         rows += (found := measure(shape, options, paths))
         show(console, shape, found)
         if options.json:
             options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     if options.save:
-        console.print(f"saved {_results.save(f'deform_conv_{options.device}', rows)}")
+        name = f"deform_conv_{options.device}_{options.threads}_threads_{options.clock}"
+        console.print(f"saved {_results.save(name, rows)}")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_fast_path_equals_torchvision(case: Case) -> None:
 def test_fast_path_in_small_chunks_equals_torchvision(case: Case) -> None:
     """Where the places are cut changes nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deform_conv_cpu, "_CHUNK_POINTS", 1)
+        patch.setattr(deform_conv_cpu, "_MOST_POINTS", 1)
         patch.setattr(deform_conv_cpu, "_FEWEST", 7)
         compare(case, "fast")
 

@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BORDER = 2  # pixels: a clamped point lies at most two outside
-# How much is done at once. Columns should stay in a large cache between the bags and the matrix product. Up
-# to 32768 points torch's elementwise operators stay on one thread: on a busy machine each operator that is
-# shared out is a place where threads wait for each other, which costs more than the work.
-_CHUNK_BYTES = 16 << 20
-_CHUNK_POINTS = 32768
+# How much is done at once. Columns should stay in a large cache between the bags and the matrix product, and a
+# quarter of all columns is enough where that is less, so that small maps too need less memory than columns kept
+# whole. Up to 32768 points torch's elementwise operators stay on one thread: on a busy machine each operator
+# that is shared out is a place where threads wait for each other, which costs more than the work.
+_LEAST_BYTES, _MOST_BYTES = 4 << 20, 16 << 20
+_MOST_POINTS = 32768
 _FEWEST = 64  # places in a chunk, rows dealt to a thread: enough to be worth a matrix product
 
 
@@ -210,8 +211,9 @@ def _chunks(
     moved = offset.reshape(batch, groups, taps, 2, total)
     masks = None if mask is None else mask.reshape(batch, groups, taps, total).permute(0, 3, 2, 1)
     tap_y, tap_x = start.view(2, taps, total, 1).transpose(1, 2)  # [S, K, 1]
-    per_place = taps * x.shape[1] * x.element_size()
-    fit = max(_FEWEST, min(_CHUNK_BYTES // per_place, _CHUNK_POINTS // (taps * groups)))
+    per_place = taps * x.shape[1] * x.element_size()  # bytes of columns
+    fit = min(max(_LEAST_BYTES, batch * total * per_place // 4), _MOST_BYTES) // per_place
+    fit = max(_FEWEST, min(fit, _MOST_POINTS // (taps * groups)))
     for images, places in _parts(batch, total, fit):
         part = moved[images, ..., places].permute(0, 4, 2, 1, 3)  # [images, places, K, G, 2]
         down = (part[..., 0] + tap_y[places]).contiguous()
