@@ -50,7 +50,7 @@ demo: $(STAMP)  ## train the small model on generated images, evaluate it, write
 	$(BIN)/relook demo $(if $(SHORT),--short)
 
 test: $(STAMP)  ## all fast tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(or $(TESTS),--write-parity)
 
 gpu: $(STAMP)  ## the tests that need a GPU
 	$(PY) -m pytest -m gpu $(TESTS)
