@@ -25,10 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BORDER = 2  # pixels: a clamped point lies at most two outside
-# How much is done at once. Columns should stay in a large cache between the bags and the matrix product, and a
-# quarter of all columns is enough where that is less, so that small maps too need less memory than columns kept
-# whole. Up to 32768 points torch's elementwise operators stay on one thread: on a busy machine each operator
-# that is shared out is a place where threads wait for each other, which costs more than the work.
+# How much is done at once. Columns should stay in a large cache between the bags and the matrix product,
+# and a quarter of all columns is enough where that is less, so that small maps too need less memory than
+# columns kept whole. Up to 32768 points torch's elementwise operators stay on one thread: on a busy machine
+# each operator that is shared out is a place where threads wait for each other, which costs more than the
+# work.
 _LEAST_BYTES, _MOST_BYTES = 4 << 20, 16 << 20
 _MOST_POINTS = 32768
 _FEWEST = 64  # places in a chunk, rows dealt to a thread: enough to be worth a matrix product
@@ -245,7 +246,9 @@ def _chunk(
     right.clamp_(-_BORDER, x.shape[3])
     groups, pitch, height = down.shape[3], x.shape[3] + 2 * _BORDER, x.shape[2] + 2 * _BORDER
     whole = torch.int32 if x.shape[0] * height * pitch * groups < 2**31 else torch.int64  # int32 sorts faster
-    upper, left = _floor(down, whole), _floor(right, whole)
+    upper, left = down.to(whole), right.to(whole)
+    upper.sub_((upper > down).to(whole))  # conversion rounds to zero: one too high where a point is negative
+    left.sub_((left > right).to(whole))
     down -= upper
     right -= left
     # What is not a number became some integer; clamped again, no offset leads outside the table.
@@ -266,12 +269,6 @@ def _chunk(
     torch.mul(high, right, out=share[..., 1])
     torch.sub(high, share[..., 1], out=share[..., 0])
     return _Chunk(images=images, places=places, index=index, share=share, down=down, right=right, mask=mask)
-
-
-def _floor(points: Tensor, whole: torch.dtype) -> Tensor:
-    """Round down to integers; conversion rounds to zero, one too high where the point is negative."""
-    integers = points.to(whole)
-    return integers.sub_((integers > points).to(whole))
 
 
 def _columns(table: Tensor, chunk: _Chunk, groups: int) -> Tensor:
