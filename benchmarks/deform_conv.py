@@ -13,7 +13,6 @@ each path has a process of its own.
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 import statistics
 import time
