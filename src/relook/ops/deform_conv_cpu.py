@@ -32,7 +32,7 @@ _BORDER = 2  # pixels: a clamped point lies at most two outside
 # work.
 _LEAST_BYTES, _MOST_BYTES = 4 << 20, 16 << 20
 _MOST_POINTS = 32768
-_FEWEST = 64  # places in a chunk, rows dealt to a thread: enough to be worth a matrix product
+_FEWEST = 64  # places in a chunk: enough to be worth a matrix product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,8 @@ def deform_conv2d_cpu(
 ) -> Tensor:
     """The convolution on checked float32 or float64 tensors; arguments as in `deform_conv2d`."""
     groups = x.shape[1] // weight.shape[1]
-    table, matrix = _table(x, _offset_groups(offset, weight)), _matrix(weight, groups).transpose(1, 2)
+    table = _table(x, _offset_groups(offset, weight))
+    matrix = _matrix(weight, groups).transpose(1, 2).contiguous()
     answer = _empty_answer(x, offset, weight, bias, mask, geometry)
     for chunk in _chunks(x, offset, weight, mask, geometry):
         columns = _columns(table, chunk, groups)
@@ -103,10 +104,10 @@ def _backward(
     for chunk in _chunks(x, offset, weight, mask, geometry):
         grad_rows = _by_group(grad, chunk, groups).flatten(2)  # [groups, O / groups, n]
         if needed[2]:
-            _add_product(grad_matrix, grad_rows, _columns(table, chunk, groups))
+            grad_matrix += _product(grad_rows, _columns(table, chunk, groups))
         if not (needed[0] or needed[1] or needed[3]):
             continue
-        read = _product(grad_rows.transpose(1, 2), matrix)  # gradient of the columns
+        read = _product(grad_rows.transpose(1, 2).contiguous(), matrix)  # gradient of the columns
         read = read.view(*read.shape[:2], taps, -1).permute(1, 2, 0, 3).reshape(-1, table.shape[1])
         if needed[1] or needed[3]:
             _grad_points(of_offset, of_mask, _grad_share(read, table, chunk.index), chunk)
@@ -323,28 +324,16 @@ def _collect(grad_table: Tensor, read: Tensor, chunk: _Chunk) -> None:
 
 
 # -- 3. the matrix products ----------------------------------------------------------------------------------
-# A product dealt out to the threads beforehand meets once, at its end. Left to the library, its threads meet
-# many times, which costs a tenth on a free machine and more on a busy one.
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Groups of products [g, n, k] @ [g, k, m] -> [g, n, m]; a single one is dealt out by rows."""
-    groups, rows, inner = left.shape
-    hands = _hands(rows) if groups == 1 else 1
-    product = torch.bmm(left.reshape(groups * hands, -1, inner), right.expand(groups * hands, -1, -1))
-    return product.view(groups, rows, -1)
+    """Groups of products [g, n, k] @ [g, k, m] -> [g, n, m]; `right` had better be contiguous.
 
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add groups of products [g, m, n] @ [g, n, k] to a contiguous total [g, m, k]."""
-    groups, rows, inner = left.shape
-    hands = groups * (_hands(rows) if groups == 1 else 1)
-    part = total.view(hands, -1, total.shape[2])
-    part.baddbmm_(left.reshape(hands, -1, inner), right.expand(hands, -1, -1))
-
-
-def _hands(rows: int) -> int:
-    """How many threads to deal rows to: all or one."""
-    threads = torch.get_num_threads()
-    return threads if rows % threads == 0 and rows >= _FEWEST * threads else 1
+    A single float32 product goes to oneDNN where there is one: the library behind convolutions is an eighth
+    faster here than the one behind `bmm`, and its threads meet once. PyTorch has only this private name for it.
+    """
+    if left.shape[0] == 1 and left.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        linear = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 (its only name)
+        return cast("Tensor", linear(left[0], right[0].t(), None, "none", [], "")).unsqueeze(0)
+    return torch.bmm(left, right)
 
 
 def _by_group(maps: Tensor, chunk: _Chunk, groups: int) -> Tensor:
