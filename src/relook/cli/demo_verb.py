@@ -33,12 +33,12 @@ class Plan:
 
     train: int  # pictures
     val: int
-    epochs: int | None  # None: the recipe's
+    epochs: int
     validate_every: int
     shown: int  # pictures on the page
 
 
-FULL = Plan(train=2000, val=200, epochs=None, validate_every=3, shown=8)
+FULL = Plan(train=2000, val=200, epochs=4, validate_every=2, shown=8)
 SHORT = Plan(train=160, val=32, epochs=2, validate_every=1, shown=4)
 
 

@@ -25,7 +25,8 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 _LEAST_VISIBLE = 0.6  # of the pixels of a shape
 _LEAST_SIDE = 14  # pixels of the shorter side of a visible box
-_LEAST_CONTRAST = 80  # distance in RGB between a shape's first colour and what it covers
+_LEAST_CONTRAST = 110  # distance in RGB between a shape's first colour and what it covers
+_MOST_TURN = 0.35  # radians from upright, as things stand in photographs
 _TRIES = 12  # places tried for a shape before it is given up
 
 
@@ -130,8 +131,8 @@ def _place(index: int, *, seed: int, split: Split, side: int, most: int) -> list
 
 def _outline(label: int, random: np.random.Generator, side: int) -> NDArray[np.bool_]:
     """The pixels of one turned shape, wholly inside the image: [side, side]."""
-    longest = math.exp(random.uniform(math.log(18), math.log(side / 2)))  # diameter in pixels
-    turn, flat = random.uniform(0, 2 * np.pi), random.uniform(0.65, 1)
+    longest = math.exp(random.uniform(math.log(24), math.log(side / 2)))  # diameter in pixels
+    turn, flat = random.uniform(-_MOST_TURN, _MOST_TURN), random.uniform(0.65, 1)
     radius = longest / 2
     corners: NDArray[np.float64] = _CORNERS[label] * radius  # [V, 2] x, y around 0
     if CLASSES[label] in {"ellipse", "rectangle"}:
@@ -156,8 +157,8 @@ def _polygon(count: int, *, inner: float = 1.0, start: float = 0.0) -> NDArray[n
 _CORNERS = (
     _polygon(48) * 0.95,
     _polygon(4, start=np.pi / 4) * 1.1,
-    _polygon(3) * 1.1,
-    _polygon(10, inner=0.45) * 1.15,
+    _polygon(3, start=-np.pi / 2) * 1.1,
+    _polygon(10, inner=0.45, start=-np.pi / 2) * 1.15,
 )
 
 
@@ -206,7 +207,7 @@ def _two_colours(
     while np.linalg.norm(first - below) < _LEAST_CONTRAST:
         first = random.uniform(0, 255, 3).astype(np.float32)
         first[random.integers(3)] = random.choice([0, 255])
-    return first, first + np.float32(random.choice([-1, 1]) * random.uniform(40, 110))
+    return first, first + np.float32(random.choice([-1, 1]) * random.uniform(20, 50))
 
 
 # -- as samples and files ------------------------------------------------------------------------------

@@ -1,0 +1,257 @@
+"""How fast a whole detector is, beside torchvision's own, alternating in one process.
+
+    python benchmarks/models.py                     table: images of 480x640 and 800x1216, and a training step
+    python benchmarks/models.py --save              also into benchmarks/results/
+    python benchmarks/models.py --sides 480x640     one size; --rounds 9 more rounds; --device cuda
+
+relook's RepPoints R-50 and torchvision's FCOS and RetinaNet v2, all with a ResNet-50 and 80 classes, take
+turns on the same image, so that a machine that speeds up or slows down is unfair to none. Medians, and:
+
+    of peak     multiply-adds done per second, as a part of what one large matrix product reaches here
+    of ResNet   the same as a part of what a plain ResNet-50 reaches: 1.0 means that nothing but convolutions
+                costs time
+    loss        matching and losses as a part of a training step
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import _results
+import torch
+import torchvision
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import relook
+from relook.types import Targets
+
+OURS = "reppoints_moment_r50_fpn_gn_head_gn_1x"
+PEERS = {
+    "torchvision fcos_resnet50_fpn": torchvision.models.detection.fcos_resnet50_fpn,
+    "torchvision retinanet_resnet50_fpn_v2": torchvision.models.detection.retinanet_resnet50_fpn_v2,
+}
+RESNET = "plain resnet50 (no detector)"
+BOXES = 10  # per training image
+
+
+def ours(device: str) -> Callable[[Tensor], Any]:
+    """Image in, detections out: as a user's Predictor does, without loading."""
+    detector = relook.create_model(OURS).to(device).eval()
+    return lambda images: detector.predict(
+        detector(images), torch.tensor([images.shape[-2:]] * len(images), device=device)
+    )
+
+
+def peer(name: str, side: tuple[int, int], device: str) -> Callable[[Tensor], Any]:
+    """torchvision's detector, told to leave the image's size as it is."""
+    model = PEERS[name](
+        weights=None, weights_backbone=None, num_classes=81, min_size=min(side), max_size=max(side)
+    )
+    model = model.to(device).eval()
+    return lambda images: model(list(images))
+
+
+def multiply_adds(run: Callable[[], Any]) -> float:
+    """Of convolutions and matrix products, in billions; deformable ones as those they replace."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops() / 2e9
+
+
+def peak(device: str) -> float:
+    """Billions of multiply-adds per second of a large matrix product: what this machine can do at best."""
+    a = torch.randn(2048, 2048, device=device)
+    times = [timed(lambda: a @ a, device) for _ in range(10)]
+    return 2048**3 / 1e9 / min(times)
+
+
+def timed(run: Callable[[], Any], device: str) -> float:
+    """Seconds, the device's work included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def alternate(runs: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each, one round unmeasured first."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(rounds + 1):
+        for name, run in runs.items():
+            seconds = timed(run, device)
+            if i:
+                times[name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def images_of(side: tuple[int, int], rounds: int, device: str) -> dict[str, dict[str, float]]:
+    """Batch 1, image to detections."""
+    images = torch.rand(1, 3, *side, device=device)
+    trunk = torchvision.models.resnet50(weights=None).to(device).eval()
+    models: dict[str, Callable[[Tensor], Any]] = {OURS: ours(device), RESNET: trunk}
+    models |= {name: peer(name, side, device) for name in PEERS}
+    runs = {name: _without_gradient(model, images) for name, model in models.items()}
+    work = {name: multiply_adds(run) for name, run in runs.items()}
+    times = alternate(runs, rounds, device)
+    best = peak(device)
+    reached = {name: work[name] / times[name] for name in runs}
+    return {
+        name: {
+            "ms": 1e3 * times[name],
+            "ratio": times[OURS] / times[name],
+            "multiply_adds": work[name],
+            "of_peak": reached[name] / best,
+            "of_resnet": reached[name] / reached[RESNET],
+        }
+        for name in runs
+    }
+
+
+def _without_gradient(model: Callable[[Tensor], Any], images: Tensor) -> Callable[[], Any]:
+    @torch.inference_mode()
+    def run() -> Any:
+        return model(images)
+
+    return run
+
+
+# -- one training step -------------------------------------------------------------------------
+
+
+def some_boxes(side: int, device: str) -> list[dict[str, Tensor]]:
+    random = torch.Generator().manual_seed(0)
+    corner = torch.rand(2, BOXES, 2, generator=random) * side * 0.6
+    extent = 12 + torch.rand(2, BOXES, 2, generator=random) * side * 0.3
+    boxes = torch.cat([corner, corner + extent], -1)
+    labels = torch.randint(0, 80, (2, BOXES), generator=random)
+    return [{"boxes": b.to(device), "labels": n.to(device)} for b, n in zip(boxes, labels, strict=True)]
+
+
+def step_of(name: str, side: int, device: str) -> Callable[[], Any]:
+    """Forward, losses, backward, SGD on two images."""
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    truth = some_boxes(side, device)
+    if name == OURS:
+        model: Any = relook.create_model(OURS).to(device).train()
+        targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
+        losses = lambda: model.loss(model(images), targets)  # noqa: E731 (two short branches side by side)
+    else:
+        model = PEERS[name](
+            weights=None, weights_backbone=None, num_classes=81, min_size=side, max_size=side
+        ).to(device).train()  # fmt: skip
+        losses = lambda: model(list(images), truth)  # noqa: E731
+    sgd = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        sgd.zero_grad()
+        torch.stack(list(losses().values())).sum().backward()
+        sgd.step()
+
+    return step
+
+
+def training(side: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
+    """Seconds of a step, and what of ours is matching and losses."""
+    names = [OURS, *PEERS]
+    times = alternate({name: step_of(name, side, device) for name in names}, rounds, device)
+    answer = {name: {"ms": 1e3 * times[name], "ratio": times[OURS] / times[name]} for name in names}
+    answer[OURS]["loss_part"] = loss_part(side, rounds, device) / times[OURS]
+    for name in names:
+        answer[name]["peak_mb"] = peak_memory(name, side, device)
+    return answer
+
+
+def loss_part(side: int, rounds: int, device: str) -> float:
+    """Seconds of assignment and losses, forward and backward down to the raw outputs."""
+    detector: Any = relook.create_model(OURS).to(device)
+    truth = some_boxes(side, device)
+    targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
+    with torch.no_grad():
+        raw = detector(torch.rand(2, 3, side, side, device=device))
+    leaves = [t.requires_grad_() for t in (raw.logits, raw.init, raw.refine)]
+
+    def run() -> None:
+        total = torch.stack(list(detector.loss(raw, targets).values())).sum()
+        torch.autograd.grad(total, leaves)
+
+    return alternate({"loss": run}, rounds, device)["loss"]
+
+
+def peak_memory(name: str, side: int, device: str) -> float:
+    """Megabytes that a step needs beyond what importing costs, measured in a process of its own."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step_of(name, side, device)()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    command = [sys.executable, __file__, "--memory-of", name, "--step", str(side)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def own_memory(name: str, side: int) -> float:
+    """Megabytes that this process grows by in two steps."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = step_of(name, side, "cpu")
+    step()
+    step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+# -- printing ----------------------------------------------------------------------------------
+
+
+def show(title: str, rows: dict[str, dict[str, float]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    table = Table("model", *columns, title=title)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[c]:.3g}" if c in row else "-" for c in columns))
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sides", default="480x640,800x1216", help="heightxwidth, with commas between")
+    parser.add_argument(
+        "--step", type=int, default=512, help="side of the two images of a training step; 0: none"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    if asked.memory_of:
+        print(own_memory(asked.memory_of, asked.step))
+        return
+    answer: dict[str, Any] = {}
+    for text in filter(None, asked.sides.split(",")):
+        height, width = map(int, text.split("x"))
+        answer[text] = images_of((height, width), asked.rounds, asked.device)
+        show(
+            f"one image of {text}, {asked.device}, {asked.threads} threads; ratio: ours over theirs",
+            answer[text],
+        )
+    if asked.step:
+        answer["step"] = training(asked.step, asked.rounds, asked.device)
+        show(f"one training step, two images of {asked.step}x{asked.step}", answer["step"])
+    if asked.save:
+        print(_results.save(f"models_{asked.device}", answer))
+
+
+if __name__ == "__main__":
+    main()
