@@ -328,7 +328,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     """Groups of products [g, n, k] @ [g, k, m] -> [g, n, m]; `right` had better be contiguous.
 
     A single float32 product goes to oneDNN where there is one: the library behind convolutions is an eighth
-    faster here than the one behind `bmm`, and its threads meet once. PyTorch has only this private name for it.
+    faster here than the one behind `bmm`, and its threads meet once. PyTorch has only a private name for it.
     """
     if left.shape[0] == 1 and left.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         linear = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 (its only name)
