@@ -180,6 +180,25 @@ def plain(channels: int = 6, side: int = 9, seed: int = 0) -> list[Tensor]:
     return [x, torch.randn(2, 18, side, side + 2), weight, torch.randn(4), torch.rand(2, 9, side, side + 2)]
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("layout", LAYOUTS[:2])
+def test_float32_in_many_chunks_equals_torchvision(
+    layout: str, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, where another library multiplies, answer and gradients agree to rounding."""
+    monkeypatch.setattr(deform_conv_cpu, "_MOST_POINTS", 9 * 100)
+    x, offset, _, bias, mask = plain(32, 20)
+    tensors = (lay_out(x, layout), offset, torch.randn(12, 32 // groups, 3, 3), bias.repeat(3), mask)
+    case = Case(tensors, {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)})
+    mine, theirs = case.leaves(), case.leaves()
+    answer, expected = case.run("fast", mine), case.oracle(theirs)
+    close(answer, expected, 1e-5)
+    answer.sum().backward()
+    expected.sum().backward()
+    for a, b in zip(mine, theirs, strict=True):
+        close(a.grad, b.grad, 1e-5)
+
+
 @pytest.mark.parametrize("wanted", range(5))
 def test_gradient_of_one_input_only(wanted: int) -> None:
     """Each gradient asked for alone is the same as asked for together, and the others stay None."""
