@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import _results
@@ -32,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import relook
 from relook.types import Targets
+from relook.zoo.cost import count
 
 OURS = "reppoints_moment_r50_fpn_gn_head_gn_1x"
 PEERS = {
@@ -102,7 +104,8 @@ def images_of(side: tuple[int, int], rounds: int, device: str) -> dict[str, dict
     models: dict[str, Callable[[Tensor], Any]] = {OURS: ours(device), RESNET: trunk}
     models |= {name: peer(name, side, device) for name in PEERS}
     runs = {name: _without_gradient(model, images) for name, model in models.items()}
-    work = {name: multiply_adds(run) for name, run in runs.items()}
+    work = {name: multiply_adds(run) for name, run in runs.items() if name != OURS}
+    work[OURS] = count(replace(relook.entry(OURS), input=side)).multiply_adds / 1e9
     times = alternate(runs, rounds, device)
     best = peak(device)
     reached = {name: work[name] / times[name] for name in runs}

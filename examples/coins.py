@@ -130,7 +130,7 @@ def main() -> None:
 
     look = relook.load(result.best)
     for found in look(sorted((data / "val").glob("*.png"))[:12]):
-        found.above(0.4).plot(asked.out / "pictures" / Path(found.path).name, points=True)
+        found.above(0.4).plot(asked.out / "pictures" / Path(found.path).name, points=True, side=512)
     print(f"pictures with the points on the coins: {asked.out / 'pictures'}")
 
 

@@ -233,6 +233,7 @@ def test_results_convert(look: Predictor, tmp_path: Path):
     assert picture.size == (64, 64)
     assert (np.asarray(picture) != found.pixels()).any()
     assert (np.asarray(found.plot()) != np.asarray(picture)).any(), "points add something"
+    assert found.plot(side=100).size == (128, 128)
     found.plot(tmp_path / "out.jpg")
     with pytest.raises(ValueError, match="names no picture format"):
         found.plot(tmp_path / "out.doc")

@@ -20,7 +20,7 @@ from relook.data.images import BrokenImage
 from relook.data.pictures import Picture, pictures, pixels
 from relook.data.transforms import Prepared, prepare, stack
 from relook.detector import Detector
-from relook.draw import Mark, draw
+from relook.draw import Mark, draw, enlarged
 from relook.files import whole_file
 from relook.recipe import Recipe
 from relook.types import Detections, ImageDetections
@@ -102,14 +102,16 @@ class Found:
         look = self.objects.looks.get(name)
         return None if look is None else look.double().numpy() * zoom
 
-    def plot(self, path: Path | str | None = None, *, points: bool = False) -> Image.Image:
+    def plot(self, path: Path | str | None = None, *, points: bool = False, side: int = 0) -> Image.Image:
         """The picture with boxes and names on it, and on request the points of both looks.
 
         Args:
             path: where to write it as well, in the format that its ending says.
             points: draw where the detector looked; only some detectors have points.
+            side: small pictures are enlarged by a whole factor until their longer side has so many pixels.
         """
-        image = draw(self.pixels(), self.marks(points=points))
+        picture, zoom = enlarged(self.pixels(), side)
+        image = draw(picture, self.marks(points=points, zoom=zoom))
         if path is not None:
             save_picture(image, path)
         return image
