@@ -26,7 +26,7 @@ from torch import Tensor
 
 _BORDER = 2  # pixels: a clamped point lies at most two outside
 # How much is done at once. Columns should stay in a large cache between the bags and the matrix product,
-# and a quarter of all columns is enough where that is less, so that small maps too need less memory than
+# and an eighth of all columns is enough where that is less, so that small maps too need less memory than
 # columns kept whole. Up to 32768 points torch's elementwise operators stay on one thread: on a busy machine
 # each operator that is shared out is a place where threads wait for each other, which costs more than the
 # work.
@@ -214,7 +214,7 @@ def _chunks(
     masks = None if mask is None else mask.reshape(batch, groups, taps, total).permute(0, 3, 2, 1)
     tap_y, tap_x = start.view(2, taps, total, 1).transpose(1, 2)  # [S, K, 1]
     per_place = taps * x.shape[1] * x.element_size()  # bytes of columns
-    fit = min(max(_LEAST_BYTES, batch * total * per_place // 4), _MOST_BYTES) // per_place
+    fit = min(max(_LEAST_BYTES, batch * total * per_place // 8), _MOST_BYTES) // per_place
     fit = max(_FEWEST, min(fit, _MOST_POINTS // (taps * groups)))
     for images, places in _parts(batch, total, fit):
         part = moved[images, ..., places].permute(0, 4, 2, 1, 3)  # [images, places, K, G, 2]
