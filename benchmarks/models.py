@@ -14,13 +14,13 @@ turns on the same image, so that a machine that speeds up or slows down is unfai
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import _results
@@ -205,11 +205,17 @@ def peak_memory(name: str, side: int, device: str) -> float:
 
 def own_memory(name: str, side: int) -> float:
     """Megabytes that this process grows by in two steps."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     step = step_of(name, side, "cpu")
     step()
     step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return high_water() - before
+
+
+def high_water() -> float:
+    """Megabytes this program has held at most; getrusage would count the parent's from before the exec."""
+    status = Path("/proc/self/status").read_text()
+    return float(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 # -- printing ----------------------------------------------------------------------------------
