@@ -15,8 +15,8 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room imports only rooms on lower floors
     ("types", "recipe", "speed", "files"),
     ("ops", "detector", "data", "draw"),
-    ("assign", "backbones", "predictor", "views", "export"),
-    ("parts", "evaluate", "serve", "report"),
+    ("assign", "backbones", "views", "export"),
+    ("parts", "predictor", "evaluate", "serve", "report"),
     ("detectors", "train"),
     ("zoo",),
     ("api",),

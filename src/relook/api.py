@@ -11,6 +11,7 @@ import torch
 
 from relook.detector import Detector
 from relook.predictor import Precision, Predictor
+from relook.views import Views, parse
 from relook.zoo import catalog
 from relook.zoo.entry import Entry
 from relook.zoo.models import Model, by_name, open_weights
@@ -79,6 +80,7 @@ def load(
     device: str | torch.device = "auto",
     batch: int = 1,
     precision: Precision = "32",
+    views: str | Views | None = None,
 ) -> Predictor:
     """A trained detector, ready for images.
 
@@ -92,9 +94,12 @@ def load(
         device: "auto" takes a GPU where there is one.
         batch: images a step; results do not depend on it.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
+        views: look at each image several times, at sizes of their own: "flip", "scales", "600,800+flip";
+            see `relook.views.parse`.
 
     Raises:
         CheckpointError: a ValueError; when the file cannot be used.
+        ValueError: when `views` is no such text.
     """
     if weights is None and (str(model) in catalog.ENTRIES or ":" in Path(model).name):
         raise ValueError(
@@ -105,13 +110,15 @@ def load(
         loaded = open_weights(model, settings=settings)
     else:
         loaded = open_weights(weights, str(model), settings)
+    recipe = loaded.model.entry.recipe
     return Predictor(
         loaded.detector,
-        loaded.model.entry.recipe,
+        recipe,
         loaded.model.classes,
         device=device,
         batch=batch,
         precision=precision,
+        views=parse(views, recipe.test_size) if isinstance(views, str) else views,
     )
 
 

@@ -24,6 +24,7 @@ from relook.draw import Mark, draw, enlarged
 from relook.files import whole_file
 from relook.recipe import Recipe
 from relook.types import Detections, ImageDetections
+from relook.views import Views, merge, own, to_original
 
 Precision = Literal["32", "bf16", "fp16"]
 
@@ -202,12 +203,13 @@ class Predictor:
         batch: images a step; results do not depend on it.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         short: another shorter side than the recipe's, in pixels.
+        views: looks at each image several times, at sizes of their own, and merges what is found.
 
     Raises:
         ValueError: when there are not as many names as the detector has classes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what, how and where: all by keyword but three
         self,
         detector: Detector[Any],
         recipe: Recipe,
@@ -217,7 +219,10 @@ class Predictor:
         batch: int = 1,
         precision: Precision = "32",
         short: int | None = None,
+        views: Views | None = None,
     ) -> None:
+        if short is not None and views is not None:
+            raise ValueError(f"short={short} and views both say how large images become; give one of them")
         if len(classes) != detector.num_classes:
             raise ValueError(
                 f"the detector knows {detector.num_classes} classes but {len(classes)} names were given; "
@@ -230,6 +235,7 @@ class Predictor:
         self.recipe = (
             recipe if short is None else replace(recipe, test_size=replace(recipe.test_size, short=(short,)))
         )
+        self.views = own(self.recipe.test_size) if views is None else views
         self.classes = tuple(classes)
         self.batch = batch
         self.precision: Precision = precision
@@ -274,7 +280,7 @@ class Predictor:
 
     def _read(self, source: Iterator[Picture]) -> Iterator["_Waiting"]:
         """Decodes in threads, a few images ahead; no more than those are in memory."""
-        ahead = max(4, 2 * self.batch)
+        ahead = max(1, max(4, 2 * self.batch) // len(self.views))  # an image is there once for each view
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="relook-read") as pool:
             queue: deque[_Waiting] = deque()
             try:
@@ -291,17 +297,23 @@ class Predictor:
 
     def _prepare(self, picture: Picture, name: str) -> "_Ready":
         image = pixels(picture, name)
-        prepared = prepare(image, resize=self.recipe.test_size, pixels=self.recipe.pixels)
+        prepared = tuple(
+            prepare(
+                image,
+                resize=view.resize(self.recipe.test_size),
+                pixels=self.recipe.pixels,
+                mirrored=view.mirrored,
+            )
+            for view in self.views.views
+        )
         return _Ready(picture, name, (image.shape[0], image.shape[1]), prepared)
 
     def _detect(self, ready: Sequence["_Ready"]) -> list[Found]:
-        images = stack(
-            [r.prepared.image for r in ready], pad=self.recipe.pixels.pad, stride=self.detector.stride
-        )
-        sizes = torch.tensor([r.prepared.size for r in ready])
-        with torch.inference_mode(), self._arithmetic():
-            outputs = self.detector(images.to(self.device))
-            found = self.detector.predict(outputs, sizes.to(self.device))
+        seen: list[list[ImageDetections]] = [[] for _ in ready]
+        for number, view in enumerate(self.views.views):
+            prepared = [r.prepared[number] for r in ready]
+            for mine, one, found in zip(seen, prepared, self._look(prepared), strict=True):
+                mine.append(to_original(found, view, width=one.size[1], scale=one.scale))
         return [
             Found(
                 name=r.name,
@@ -309,11 +321,20 @@ class Predictor:
                 height=r.original[0],
                 width=r.original[1],
                 classes=self.classes,
-                objects=_original(objects, r.prepared.scale),
+                objects=_single(merge(mine, self.views)),
                 picture=r.picture,
             )
-            for r, objects in zip(ready, _host(found).unpad(), strict=True)
+            for r, mine in zip(ready, seen, strict=True)
         ]
+
+    def _look(self, prepared: Sequence[Prepared]) -> list[ImageDetections]:
+        """What is found in each, in pixels of the network's input."""
+        images = stack([p.image for p in prepared], pad=self.recipe.pixels.pad, stride=self.detector.stride)
+        sizes = torch.tensor([p.size for p in prepared])
+        with torch.inference_mode(), self._arithmetic():
+            outputs = self.detector(images.to(self.device))
+            found = self.detector.predict(outputs, sizes.to(self.device))
+        return _host(found).unpad()
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         if self.precision == "32":
@@ -327,7 +348,7 @@ class _Ready:
     picture: Picture
     name: str
     original: tuple[int, int]  # height, width
-    prepared: Prepared
+    prepared: tuple[Prepared, ...]  # one for each view
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -344,15 +365,12 @@ def _host(found: Detections) -> Detections:
     return Detections(boxes, scores, found.labels.cpu().clone(), found.count.cpu().clone(), masks, looks)
 
 
-def _original(objects: ImageDetections, scale: tuple[float, float]) -> ImageDetections:
-    """Network-input pixels -> original pixels by the true ratio of each axis; points of the looks too."""
-    ratio = torch.tensor(scale, dtype=torch.float64)
-    boxes = (objects.boxes.double() / ratio.repeat(2)).float()
-    looks = {
-        name: (look.double() / ratio).float() if look.shape[-1] == 2 else look
-        for name, look in objects.looks.items()
-    }
-    return ImageDetections(boxes, objects.scores.float(), objects.labels, objects.masks, looks)
+def _single(objects: ImageDetections) -> ImageDetections:
+    """Float64, which boxes and points are reckoned in, -> float32."""
+    looks = {name: look.float() if look.shape[-1] == 2 else look for name, look in objects.looks.items()}
+    return ImageDetections(
+        objects.boxes.float(), objects.scores.float(), objects.labels, objects.masks, looks
+    )
 
 
 def best_device() -> torch.device:

@@ -112,6 +112,7 @@ class Detections:
     looks: dict[str, Tensor] = field(
         default_factory=dict
     )  # [B, K, ...] what the two looks saw, per detection
+    heat: dict[int, Tensor] = field(default_factory=dict)  # stride -> [B, n, h, w] maps of the whole image
 
     def unpad(self) -> "list[ImageDetections]":
         """Leaves the batch: one ragged record per image (the one place that waits for the device)."""
@@ -123,6 +124,7 @@ class Detections:
                 self.labels[i, :n],
                 None if self.masks is None else self.masks[i, :n],
                 {name: look[i, :n] for name, look in self.looks.items()},
+                {stride: heat[i] for stride, heat in self.heat.items()},
             )
             for i, n in enumerate(counts)
         ]
@@ -137,19 +139,23 @@ class ImageDetections:
     labels: Tensor  # [N]
     masks: Tensor | None = None  # [N, 28, 28]
     looks: dict[str, Tensor] = field(default_factory=dict)  # [N, ...]
+    heat: dict[int, Tensor] = field(default_factory=dict)  # stride -> [n, h, w], of the padded network input
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def above(self, score: float) -> "ImageDetections":
         """Only those whose score is larger than `score`."""
-        keep = self.scores > score
+        return self.pick(self.scores > score)
+
+    def pick(self, rows: Tensor) -> "ImageDetections":
+        """Those that `rows` names, [M] int64 in the order wanted or [N] bool."""
         return ImageDetections(
-            self.boxes[keep],
-            self.scores[keep],
-            self.labels[keep],
-            None if self.masks is None else self.masks[keep],
-            {name: look[keep] for name, look in self.looks.items()},
+            self.boxes[rows],
+            self.scores[rows],
+            self.labels[rows],
+            None if self.masks is None else self.masks[rows],
+            {name: look[rows] for name, look in self.looks.items()},
         )
 
 

@@ -19,6 +19,10 @@ class Options:
     model: str | None = option("which model it is, where the file leaves a choice", default=None)
     split: Literal["val", "train"] = option("which part of the data", default="val")
     out: str = option("folder for metrics.json and detections.json", default="runs/eval")
+    views: str | None = option(
+        "look several times at each picture and merge: flip, scales, authors, or sizes such as 600,800+flip",
+        default=None,
+    )
     batch: int = option("pictures a step", default=1)
     workers: int = option("processes that read pictures", default=2)
     device: str = option("auto, cpu, cuda, cuda:1 ...", default="auto")
@@ -34,20 +38,24 @@ def run(options: Options) -> int:
     from relook.data.detect_format import read  # noqa: PLC0415 (torch, which --help does without)
     from relook.evaluate.coco_ap import coco_ap  # noqa: PLC0415
     from relook.evaluate.run import evaluate  # noqa: PLC0415
+    from relook.views import parse  # noqa: PLC0415
     from relook.zoo.models import open_weights  # noqa: PLC0415
 
     source = read(options.data, options.split)
     loaded = open_weights(options.weights, options.model, changes(options.set))
+    recipe = loaded.model.entry.recipe
+    views = None if options.views is None else parse(options.views, recipe.test_size)
     _compare(loaded.model.classes, source.classes)
     with _arithmetic(options):
         done = evaluate(
             loaded.detector,
-            loaded.model.entry.recipe,
+            recipe,
             source,
             batch=options.batch,
             workers=options.workers,
             device=options.device,
             progress=not options.json,
+            views=views,
         )
     if int(os.environ.get("RANK", "0")) != 0:
         return 0
@@ -69,7 +77,8 @@ def _tell(options: Options, done: "Evaluation", model: str) -> None:
     rate = report.images / max(done.seconds, 1e-9)
     say(f"{model} on {options.data} ({options.split}): {report.images} pictures, {report.objects} objects")
     say(table(("", "value"), report.table()))
-    say(f"{rate:.1f} pictures a second; metrics.json and detections.json in {options.out}")
+    seen = f", each looked at {done.views} times" if done.views > 1 else ""
+    say(f"{rate:.1f} pictures a second{seen}; metrics.json and detections.json in {options.out}")
     for broken in done.broken:
         remark(f"could not be read: {broken}")
 

@@ -28,6 +28,10 @@ class Options:
     points: bool = option("draw the points of the first and of the second look", default=False)
     no_pictures: bool = option("write only the COCO file", default=False)
     short: int | None = option("length of the shorter side for the network, in pixels", default=None)
+    views: str | None = option(
+        "look several times at each picture and merge: flip, scales, authors, or sizes such as 600,800+flip",
+        default=None,
+    )
     batch: int = option("pictures a step", default=1)
     device: str = option("auto, cpu, cuda, cuda:1 ...", default="auto")
     precision: Literal["32", "bf16", "fp16"] = option("arithmetic of the network", default="32")
@@ -43,6 +47,8 @@ def run(options: Options) -> int:
     out = Path(options.out)
     if _inside(base, out):
         raise Wrong(f"--out {out} holds the pictures themselves; choose another folder for the results")
+    if options.short is not None and options.views is not None:
+        raise Wrong("--short and --views both say how large pictures become; give one of them")
     settings = changes(options.set)
     if options.short is not None:
         settings["recipe.test_size.short"] = str(options.short)
@@ -54,6 +60,7 @@ def run(options: Options) -> int:
         device=options.device,
         batch=options.batch,
         precision=options.precision,
+        views=options.views,
     )
     stream = look(_paths(options.images, out))
     counter = Counter("pictures")

@@ -172,8 +172,16 @@ def train_loader(  # noqa: PLR0913 - what, how, and this process among all: all 
     return Loader(images, batches, workers=workers, pixels=recipe.pixels, stride=stride)
 
 
-def eval_loader(
-    source: Source, recipe: Recipe, *, batch: int, workers: int, stride: int, rank: int = 0, world: int = 1
+def eval_loader(  # noqa: PLR0913 - as `train_loader`
+    source: Source,
+    recipe: Recipe,
+    *,
+    batch: int,
+    workers: int,
+    stride: int,
+    rank: int = 0,
+    world: int = 1,
+    mirrored: bool = False,
 ) -> Loader:
     """Batches of all images, each exactly once over all processes, at the recipe's test size.
 
@@ -185,9 +193,10 @@ def eval_loader(
         stride: the detector's; sides of the input are multiples of it.
         rank: number of this process.
         world: number of processes.
+        mirrored: left and right change places in all images, and in their targets.
     """
     batches = EachOnce(source.samples, batch=batch, rank=rank, world=world)
-    images = _Images(source, recipe.test_size)
+    images = _Images(source, recipe.test_size, mirrored=mirrored)
     return Loader(images, batches, workers=workers, pixels=recipe.pixels, stride=stride)
 
 
@@ -283,9 +292,10 @@ class _Images(Dataset[_Tried]):
         augment: Augment | None = None,
         groups: Sequence[NDArray[np.int64]] = (),
         seed: int = 0,
+        mirrored: bool = False,
     ) -> None:
         self.source, self.augment = source, augment
-        self._resize, self._groups, self._seed = resize, groups, seed
+        self._resize, self._groups, self._seed, self._mirrored = resize, groups, seed, mirrored
 
     def __getitem__(self, pick: Pick) -> _Tried:
         broken: list[_Broken] = []
@@ -308,7 +318,7 @@ class _Images(Dataset[_Tried]):
     def _load(self, sample: Sample, pick: Pick) -> _Loaded:
         image = sample.image()
         if self.augment is None:
-            drawn = Draw(short=only_short(self._resize))
+            drawn = Draw(short=only_short(self._resize), mirrored=self._mirrored)
         else:
             drawn = draw(self._resize, self.augment, (self._seed, pick.epoch, sample.id, pick.turn))
         small = reshape_image(image, drawn, self._resize)

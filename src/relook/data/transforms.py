@@ -131,7 +131,12 @@ def normalise_into(place: Tensor, image: Tensor, pixels: Pixels) -> None:
 
 
 def prepare(
-    image: NDArray[np.uint8], *, resize: Resize, pixels: Pixels, short: int | None = None
+    image: NDArray[np.uint8],
+    *,
+    resize: Resize,
+    pixels: Pixels,
+    short: int | None = None,
+    mirrored: bool = False,
 ) -> Prepared:
     """Resizes and normalises one upright RGB image [H, W, 3] as at test time.
 
@@ -140,8 +145,9 @@ def prepare(
         resize: the rule; when it has several shorter sides, `short` must say which.
         pixels: how the network wants them.
         short: another shorter side than the rule's.
+        mirrored: left and right change places.
     """
-    drawn = Draw(short=only_short(resize) if short is None else short)
+    drawn = Draw(short=only_short(resize) if short is None else short, mirrored=mirrored)
     small = reshape_image(image, drawn, resize)
     height, width = small.shape[1:]
     ready = torch.empty(3, height, width)

@@ -6,9 +6,11 @@ Under torchrun every process takes its share of the images; the first one scores
 import json
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from relook.data.batches import Batch, eval_loader
+from relook.data.batches import Batch, Loader, eval_loader
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.evaluate.coco_ap import ApReport, coco_ap
 from relook.files import whole_file
 from relook.recipe import Recipe
-from relook.types import Detections
+from relook.types import Detections, ImageDetections
+from relook.views import View, Views, merge, own, to_original
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +39,13 @@ class Evaluation:
     detections: list[dict[str, Any]]  # COCO results by image id, best first; empty but in the first process
     seconds: float  # for all images, loading included
     broken: tuple[str, ...]  # images that could not be read, and why; they count as images without detections
+    views: int = 1  # how often each image was looked at
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as plain values; without the detections, which have a file of their own."""
         speed = self.report.images / max(self.seconds, 1e-9)
-        return {**self.report.to_json(), "images_per_second": round(speed, 3), "broken": list(self.broken)}
+        rest = {"views": self.views, "images_per_second": round(speed, 3), "broken": list(self.broken)}
+        return {**self.report.to_json(), **rest}
 
     def save(self, folder: Path | str) -> tuple[Path, Path]:
         """Writes metrics.json and detections.json (COCO's result format) into `folder`; gives their paths."""
@@ -83,7 +88,7 @@ class _Found:
         ]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what, on what and how: all by keyword but three
     detector: Detector[Any],
     recipe: Recipe,
     source: Source,
@@ -92,6 +97,7 @@ def evaluate(
     workers: int = 2,
     device: torch.device | str = "auto",
     progress: bool = True,
+    views: Views | None = None,
 ) -> Evaluation:
     """Detects in every image of `source` and scores the result.
 
@@ -106,6 +112,7 @@ def evaluate(
         workers: processes that read images, for each process that detects; 0 reads in the same one.
         device: "auto" is the GPU if there is one, under torchrun the one of this process.
         progress: show a bar with images a second and the time left (in a terminal only).
+        views: looks at each image several times, at sizes of their own, and merges what is found.
 
     Raises:
         ValueError: when the detector and `source` differ in their number of classes.
@@ -118,13 +125,15 @@ def evaluate(
     with _processes():
         rank, world = _place()
         place = _device(device)
-        loader = eval_loader(
-            source, recipe, batch=batch, workers=workers, stride=detector.stride, rank=rank, world=world
+        views = own(recipe.test_size) if views is None else views
+        load = partial(
+            eval_loader, source, batch=batch, workers=workers, stride=detector.stride, rank=rank, world=world
         )
+        unread: dict[str, str] = {}
         started = time.monotonic()
-        total = -(-len(source.samples) // world)
-        mine = _detect(detector, _bar(loader, total, show=progress and rank == 0), place)
-        everyone = _gather((mine, tuple(loader.broken.values())))
+        total = -(-len(source.samples) // world) * len(views)
+        batches = _bar(_batches(load, recipe, views, unread), total, show=progress and rank == 0)
+        everyone = _gather((_detect(detector, batches, place, views), tuple(unread.values())))
         seconds = time.monotonic() - started
         report, detections, broken = None, [], ()
         if everyone is not None:
@@ -132,42 +141,60 @@ def evaluate(
             report = coco_ap(source, detections)
             broken = tuple(sorted(why for _, whys in everyone for why in whys))
         report, broken, seconds = _tell((report, broken, seconds))
-    return Evaluation(report=report, detections=detections, seconds=seconds, broken=broken)
+    return Evaluation(report=report, detections=detections, seconds=seconds, broken=broken, views=len(views))
 
 
-def _detect(detector: Detector[Any], batches: Iterator[Batch], device: torch.device) -> _Found:
-    """This process's share of the images."""
+def _batches(
+    load: Callable[..., Loader], recipe: Recipe, views: Views, broken: dict[str, str]
+) -> Iterator[tuple[View, Batch]]:
+    """This process's share of the images, once for each view; those that are broken go into `broken`."""
+    for view in views.views:
+        loader = load(replace(recipe, test_size=view.resize(recipe.test_size)), mirrored=view.mirrored)
+        loader.broken = broken  # one list for all, so that an image is told once
+        for batch in loader:
+            yield view, batch
+
+
+def _detect(
+    detector: Detector[Any], batches: Iterator[tuple[View, Batch]], device: torch.device, views: Views
+) -> _Found:
+    """What is found in this process's share of the images, merged over the views."""
     detector.to(device)
     training = detector.training
     detector.eval()
-    parts: list[_Found] = []
+    seen: dict[int, list[ImageDetections]] = defaultdict(list)
     try:
         # not inference_mode: what a detector keeps for later, such as its grid, must stay fit for training
         with torch.no_grad():
-            for batch in batches:
+            for view, batch in batches:
                 images = batch.images.to(device, non_blocking=True)
                 sizes = batch.targets.sizes.to(device, non_blocking=True)
-                parts.extend(_original(detector.predict(detector(images), sizes), batch))
+                for image, found in _original(detector.predict(detector(images), sizes), batch, view):
+                    seen[image].append(found)
     finally:
         detector.train(training)
-    return _Found.join(parts)
+    return _Found.join([_rows(image, merge(found, views)) for image, found in seen.items()])
 
 
-def _original(found: Detections, batch: Batch) -> Iterator[_Found]:
-    """Boxes in network-input pixels -> boxes in original pixels, by each axis's true ratio, unclipped."""
+def _original(found: Detections, batch: Batch, view: View) -> Iterator[tuple[int, ImageDetections]]:
+    """Image ids, and what was found in original pixels, without looks and masks."""
     host = Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.count.cpu())
-    scales = batch.scales.cpu().numpy().astype(np.float64)  # [B, 2] x, y
     for i, image in enumerate(host.unpad()):
-        boxes = image.boxes.double().numpy() / np.tile(scales[i], 2)
-        yield _Found(
-            np.full(len(image), int(batch.ids[i]), np.int64),
-            image.labels.numpy(),
-            image.scores.double().numpy(),
-            np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
-        )
+        width, scale = int(batch.targets.sizes[i, 1]), (float(batch.scales[i, 0]), float(batch.scales[i, 1]))
+        yield int(batch.ids[i]), to_original(image, view, width=width, scale=scale)
 
 
-def _bar(batches: Any, total: int, *, show: bool) -> Iterator[Batch]:
+def _rows(image: int, found: ImageDetections) -> _Found:
+    boxes = found.boxes.numpy()
+    return _Found(
+        np.full(len(found), image, np.int64),
+        found.labels.numpy(),
+        found.scores.numpy(),
+        np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+    )
+
+
+def _bar(batches: Iterator[tuple[View, Batch]], total: int, *, show: bool) -> Iterator[tuple[View, Batch]]:
     """Passes the batches on and draws how far they are."""
     console = Console(stderr=True)
     if not (show and console.is_terminal):
@@ -183,9 +210,9 @@ def _bar(batches: Any, total: int, *, show: bool) -> Iterator[Batch]:
     started = time.monotonic()
     with Progress(*columns, console=console, transient=True) as bar:
         task, done = bar.add_task("evaluating", total=total, speed=""), 0
-        for batch in batches:
-            yield batch
-            done += len(batch.paths)
+        for view, batch in batches:
+            yield view, batch
+            done += len(batch)
             speed = done / (time.monotonic() - started)
             bar.update(task, completed=done, speed=f"{speed:.1f} images/s")
 

@@ -1,0 +1,270 @@
+"""Looks at an image at several sizes and mirrored, and makes one answer of what each of these views shows."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from relook.data.transforms import only_short
+from relook.ops.boxes import area, pairwise_iou
+from relook.recipe import Resize
+from relook.types import ImageDetections
+
+Merge = Literal["vote", "nms"]
+
+IOU: dict[Merge, float] = {"vote": 0.66, "nms": 0.6}  # as published: two boxes of a class are one object
+KEEP = 1000  # as published: objects an image after merging
+FAINT = 0.05  # as published: what a vote has weakened below this is gone
+
+PRESETS = {  # in the words of `parse`, whose doc explains them
+    "flip": "100%+flip,nms",
+    "scales": "75%+flip,100%+flip,125%+flip,vote",
+    "authors": "400x667:96-+flip,500x833:96-+flip,600x1000:64-+flip,640x1067:64-+flip,700x1167:64-+flip,"
+    "800x1333+flip,900x1500+flip,1000x1667+flip,1100x1833:0-256+flip,1200x2000:0-256+flip,"
+    "1300x2167:0-192+flip,1400x2333:0-192+flip,1800x3000:0-96+flip,vote",
+}
+
+_PIECE = re.compile(
+    r"(?P<short>\d+)(?:(?P<percent>%)|x(?P<long>\d+))?"
+    r"(?P<range>:(?P<smallest>\d*)-(?P<largest>\d*))?(?P<flip>\+flip)?"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One way to look at an image, and which of the boxes found so are believed.
+
+    Raises:
+        ValueError: when a size or range cannot be.
+    """
+
+    short: int  # pixels of the network's input: the shorter side becomes this ...
+    long: int  # ... unless the longer would pass this
+    mirrored: bool = False
+    smallest: float = (
+        0.0  # square root of a box's area, in pixels of the network's input; the ends belong to it
+    )
+    largest: float = math.inf
+
+    def __post_init__(self) -> None:
+        if min(self.short, self.long) < 1:
+            raise ValueError(f"a view's sides cannot be {self.short} and {self.long} pixels; each has at least 1")
+        if not 0 <= self.smallest <= self.largest:
+            raise ValueError(
+                f"a view's boxes cannot be from {self.smallest:g} to {self.largest:g} pixels large; "
+                "write the smaller number first, such as 96-256"
+            )
+
+    def resize(self, rule: Resize) -> Resize:
+        """The rule with this view's sizes."""
+        return replace(rule, short=(self.short,), long=self.long)
+
+    def believes(self, boxes: Tensor) -> Tensor:
+        """[N, 4] boxes in pixels of the network's input -> [N] bool; all of them where no range is given."""
+        if (self.smallest, self.largest) == (0, math.inf):  # inverted boxes too, as without views
+            return torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+        extent = area(boxes.double())
+        return (extent >= self.smallest**2) & (extent <= self.largest**2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """Several views of each image, and how their answers become one.
+
+    vote: of each class the best box and all that overlap it by `iou` or more become one box, their mean
+        weighted by score; then the same with the rest. Those that were merged stay too, with their score
+        times (1 - overlap), if that leaves them 0.05.
+    nms: of each class the best box stays and those that overlap it by more than `iou` go.
+    """
+
+    views: tuple[View, ...]
+    merge: Merge = "vote"
+    iou: float = IOU["vote"]
+    keep: int = KEEP  # the best so many of an image stay
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ValueError("there is no view; give at least one, such as 800")
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+
+def own(size: Resize) -> Views:
+    """The one view that a recipe itself asks for.
+
+    Raises:
+        ValueError: when the rule has several shorter sides.
+    """
+    return Views(views=(View(short=only_short(size), long=size.long),))
+
+
+# -- what people write ---------------------------------------------------------------------------------
+
+
+def parse(text: str, size: Resize) -> Views:
+    """Views from a preset or a list: "scales", "600,800+flip", "400:96-,800,1800x3000:0-96+flip,nms".
+
+    A list has commas between its pieces, which are, in any order:
+        800           the shorter side in pixels; the longer may become what `size` has in proportion
+        800x1333      both
+        75%           both sides of `size`, smaller
+        ...:96-       only boxes that are at least 96 pixels large, as the network sees them; :-96, :32-96
+        ...+flip      the same view once more, mirrored
+        scales        what a preset (`PRESETS`) is short for
+        vote, nms     how views are merged; the last one counts, and it is vote without any
+
+    Args:
+        text: such a list.
+        size: the recipe's `test_size`.
+
+    Raises:
+        ValueError: when a piece is none of these.
+    """
+    pieces: list[str] = []
+    for piece in text.replace(" ", "").split(","):
+        pieces += PRESETS[piece].split(",") if piece in PRESETS else [piece]
+    merge: Merge = "vote"
+    views: list[View] = []
+    for piece in pieces:
+        if piece in get_args(Merge):
+            merge = cast("Merge", piece)
+        else:
+            views += _views(piece, size)
+    if not views:
+        raise ValueError(f"views {text!r} name no size; {_grammar()}")
+    return Views(views=tuple(dict.fromkeys(views)), merge=merge, iou=IOU[merge])
+
+
+def _views(piece: str, size: Resize) -> list[View]:
+    """One size of a list: a view, or two."""
+    found = _PIECE.fullmatch(piece)
+    if found is None:
+        raise ValueError(f"{piece!r} is no view; {_grammar()}")
+    full, number = only_short(size), int(found["short"])
+    short = int(full * number / 100 + 0.5) if found["percent"] else number
+    try:
+        view = View(
+            short=short,
+            long=int(found["long"] or size.long * short / full + 0.5),
+            smallest=float(found["smallest"] or 0),
+            largest=float(found["largest"] or math.inf),
+        )
+    except ValueError as error:
+        raise ValueError(f"{piece!r}: {error}") from None
+    return [view, replace(view, mirrored=True)] if found["flip"] else [view]
+
+
+def _grammar() -> str:
+    return (
+        f"write {', '.join(PRESETS)} or a list such as 600,800+flip or 400:96-,1800x3000:0-96,nms "
+        "(SHORT, SHORTxLONG or PERCENT%, then :SMALLEST-LARGEST and +flip as you like; last vote or nms)"
+    )
+
+
+# -- from views to one answer --------------------------------------------------------------------------
+
+
+def to_original(
+    found: ImageDetections, view: View, *, width: int, scale: tuple[float, float]
+) -> ImageDetections:
+    """What a view shows, where it is in the original image; boxes out of the view's range are left out.
+
+    Mirrored back first, then divided by the true ratio of each axis, in float64; nothing is clipped. Of the
+    looks, whatever ends in two numbers is a point x, y.
+
+    Args:
+        found: in pixels of the network's input.
+        view: how the image was looked at.
+        width: of the network's input, without padding.
+        scale: (x, y) pixels of the network's input per pixel of the original.
+    """
+    found = found.pick(view.believes(found.boxes))
+    ratio = torch.tensor(scale, dtype=torch.float64)
+
+    def place(points: Tensor) -> Tensor:
+        x, y = points.double().unbind(-1)
+        return torch.stack([width - x if view.mirrored else x, y], -1) / ratio
+
+    corners = place(found.boxes.unflatten(-1, (2, 2))).flatten(1)
+    boxes = corners[:, [2, 1, 0, 3]] if view.mirrored else corners  # left comes first again
+    masks = found.masks.flip(-1) if view.mirrored and found.masks is not None else found.masks
+    looks = {name: place(look) if look.shape[-1] == 2 else look for name, look in found.looks.items()}
+    return ImageDetections(boxes, found.scores.double(), found.labels, masks, looks)
+
+
+def merge(found: Sequence[ImageDetections], views: Views) -> ImageDetections:
+    """What several views show of one image, in its own pixels -> one answer, best first.
+
+    Masks and looks are those of the box that a merged box grew from. What a single view shows is the answer.
+
+    Args:
+        found: one for each view; of one type, float64 as from `to_original`.
+        views: how they become one.
+    """
+    if len(found) == 1:
+        return found[0]
+    every = _join(found)
+    every = every.pick(every.scores.argsort(descending=True, stable=True))
+    step = _vote if views.merge == "vote" else _suppress
+    labels = cast("list[int]", every.labels.unique().tolist())
+    classes = [every.pick(every.labels == label) for label in labels]
+    merged = _join([every.pick(every.labels[:0]), *(step(one, views.iou) for one in classes)])
+    return merged.pick(merged.scores.argsort(descending=True, stable=True)[: views.keep])
+
+
+def _suppress(found: ImageDetections, iou: float) -> ImageDetections:
+    """Greedy suppression within one class."""
+    return found.pick(nms(found.boxes, found.scores, iou))
+
+
+def _vote(found: ImageDetections, iou: float) -> ImageDetections:
+    """Box voting within one class, best first, in the soft form that the RepPoints V2 authors test with.
+
+    Their `bboxes_vote` (Scalsol/RepPointsV2, mmdet/models/detectors/reppoints_v2_detector.py) is ATSS's
+    `soft_bbox_vote` (sfzhang15/ATSS, atss_core/engine/bbox_aug_vote.py) without +1 in the sides. One thing is
+    not followed: both lose the only box of a class, which stays here as it is.
+    """
+    leader, overlap = _clusters(found.boxes, iou)
+    weight = torch.zeros_like(found.scores).index_add(0, leader, found.scores)
+    total = torch.zeros_like(found.boxes).index_add(0, leader, found.boxes * found.scores.unsqueeze(1))
+    leads = leader == torch.arange(len(leader))
+    alone = leader.bincount(minlength=len(leader)) == 1  # exact, where x * s / s may not be
+    mean = torch.where(alone.unsqueeze(1), found.boxes, total / weight.unsqueeze(1))
+    weakened = found.scores * (1 - overlap)  # 0 for leaders
+    strong = ImageDetections(mean, found.scores, found.labels, found.masks, found.looks).pick(leads)
+    faint = ImageDetections(found.boxes, weakened, found.labels, found.masks, found.looks)
+    return _join([strong, faint.pick(weakened >= FAINT)])
+
+
+def _clusters(boxes: Tensor, iou: float) -> tuple[Tensor, Tensor]:
+    """Boxes [N, 4], best first -> of each the first of its cluster [N] int64, and its IoU with that one [N].
+
+    The first box takes all that overlap it by `iou` or more, the first of the rest the same, and so on. A box
+    leads when none before it both leads and overlaps it. Applied to all boxes at once, over and over, this
+    rule is right for one more box each time at least, and nearly always for all after a few times.
+    """
+    overlap = pairwise_iou(boxes, boxes).fill_diagonal_(1)
+    near = (overlap >= iou).triu(1)  # [before, after]
+    leads, before = torch.ones(len(boxes), dtype=torch.bool), None
+    while before is None or not leads.equal(before):
+        leads, before = ~(near & leads.unsqueeze(1)).any(0), leads
+    taken = (near & leads.unsqueeze(1)).byte().argmax(0)  # the first of equals
+    leader = torch.where(leads, torch.arange(len(boxes)), taken)
+    return leader, overlap.gather(0, leader.unsqueeze(0)).squeeze(0)
+
+
+def _join(parts: Sequence[ImageDetections]) -> ImageDetections:
+    masks = [part.masks for part in parts if part.masks is not None]
+    return ImageDetections(
+        torch.cat([part.boxes for part in parts]),
+        torch.cat([part.scores for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat(masks) if masks else None,
+        {name: torch.cat([part.looks[name] for part in parts]) for name in parts[0].looks},
+    )
