@@ -1,10 +1,6 @@
 """Several views of an image and their one answer."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -442,50 +438,6 @@ def test_a_broken_image_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert len(done.broken) == 1
     assert len([line for line in caplog.messages if "broken.png" in line]) == 1
     assert {row["image_id"] for row in done.detections} == {sample.id for sample in data.samples}
-
-
-TWO = """
-import sys, os
-from tiny_detector import RECIPE, tiny, tiny_data
-from relook.evaluate.run import evaluate
-from relook.views import parse
-views = parse("100%+flip,50%", RECIPE.test_size)
-result = evaluate(tiny(), RECIPE, tiny_data(5, "val"), batch=2, workers=0, device="cpu", views=views)
-if os.environ["RANK"] == "0":
-    result.save(sys.argv[1])
-"""
-
-
-def test_two_processes_see_the_same_in_several_views(tmp_path: Path):
-    """The numbers of one process, to the last digit."""
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            script,
-            tmp_path,
-        ],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    views = parse("100%+flip,50%", RECIPE.test_size)
-    one = evaluate(
-        tiny(), RECIPE, tiny_data(5, "val"), batch=2, workers=0, device="cpu", progress=False, views=views
-    )
-    one.save(tmp_path / "one")
-    two = (tmp_path / "detections.json").read_text()
-    assert two.count("image_id") == len(one.detections)
-    assert json.loads((tmp_path / "metrics.json").read_text())["numbers"] == one.report.numbers
 
 
 def test_load_understands_the_words_and_a_size_is_said_once(tmp_path: Path):

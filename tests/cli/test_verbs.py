@@ -102,6 +102,23 @@ def test_predict_draws_and_writes_points_on_request(
     assert (tmp_path / "plain" / "x.png").read_bytes() != (tmp_path / "points" / "x.png").read_bytes()
 
 
+def test_predict_looks_several_times(
+    weights: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """--views 100% is the plain result, scales another one, with points; --short beside it is refused."""
+    given = ["predict", pictures / "a", "--weights", weights, "--points", "--no-pictures", "--out", tmp_path]
+    found: list[str] = []
+    for extra in ([], ["--views", "100%"], ["--views", "scales"], ["--views", "64,128:8-+flip,nms"]):
+        run(capsys, *given, *extra)
+        found.append((tmp_path / "detections.json").read_text())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    for text in found:
+        assert np.shape(json.loads(text)["annotations"][0]["first_points"]) == (9, 2)
+    said = "relook predict: --short and --views both say how large pictures become; give one of them\n"
+    assert run(capsys, *given, "--views", "64", "--short", "64", status=2)[1] == said
+
+
 def test_predict_streams_json_lines(
     weights: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -159,6 +176,31 @@ def test_eval_prints_and_saves_the_numbers(weights: str, tmp_path: Path, capsys:
     assert json.loads((tmp_path / "metrics.json").read_text())["numbers"] == slow["numbers"]
     rows = json.loads((tmp_path / "detections.json").read_text())
     assert rows[0].keys() == {"image_id", "category_id", "bbox", "score"}
+
+
+def test_eval_looks_several_times(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """--views 100% is the plain result, flip another one that says so; a wrong word is explained."""
+    given = [
+        "eval",
+        "--weights",
+        weights,
+        "--data",
+        "shapes:train=2,val=2",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    found: list[str] = []
+    for extra in ([], ["--views", "100%"], ["--views", "flip"]):
+        out, _ = run(capsys, *given, "--out", tmp_path, *extra)
+        found.append((tmp_path / "detections.json").read_text())
+        assert ("each looked at 2 times" in out) == ("flip" in extra)
+    assert found[0] == found[1] != found[2]
+    assert json.loads((tmp_path / "metrics.json").read_text())["views"] == 2
+    err = run(capsys, *given, "--out", tmp_path, "--views", "600+flop", status=2)[1]
+    assert err.startswith("relook eval: '600+flop' is no view; write flip, scales, authors or a list such as")
+    assert err.count("\n") == 1
 
 
 def test_eval_refuses_another_number_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

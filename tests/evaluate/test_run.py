@@ -19,16 +19,20 @@ from relook.evaluate.coco_ap import coco_ap
 from relook.evaluate.run import evaluate
 from relook.recipe import Resize
 from relook.types import Detections
+from relook.views import parse
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 TWO = """
 import sys
 from tiny_detector import RECIPE, tiny, tiny_data
 from relook.evaluate.run import evaluate
+from relook.views import parse
 import os
-result = evaluate(tiny(), RECIPE, tiny_data(7, "val"), batch=2, workers=0, device="cpu")
-assert bool(result.detections) == (os.environ["RANK"] == "0")
-result.save(sys.argv[1] + "/" + os.environ["RANK"])
+for views in (None, parse("100%+flip,50%", RECIPE.test_size)):
+    data = tiny_data(7, "val")
+    result = evaluate(tiny(), RECIPE, data, batch=2, workers=0, device="cpu", views=views)
+    assert bool(result.detections) == (os.environ["RANK"] == "0")
+    result.save(f"{sys.argv[1]}/{os.environ['RANK']}/{result.views}")
 """
 
 
@@ -135,7 +139,8 @@ def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_processes_give_the_same_numbers(tmp_path: Path) -> None:
-    """The same report in both processes, equal to one process's; the detections are in the first only."""
+    """The same report in both processes, equal to one process's, in several views too; the detections are in
+    the first only."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
@@ -149,12 +154,16 @@ def test_two_processes_give_the_same_numbers(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    one = evaluate(tiny(), RECIPE, tiny_data(7, "val"), batch=2, workers=0, device="cpu", progress=False)
-    reports = [json.loads((tmp_path / rank / "metrics.json").read_text()) for rank in "01"]
-    for report in reports:
-        assert report["numbers"] == one.report.numbers
-        assert report["per_class"] == one.report.per_class
-    found = json.loads((tmp_path / "0" / "detections.json").read_text())
-    assert [(r["image_id"], r["category_id"]) for r in found] == [
-        (r["image_id"], r["category_id"]) for r in one.detections
-    ]
+    for views in (None, parse("100%+flip,50%", RECIPE.test_size)):
+        data = tiny_data(7, "val")
+        one = evaluate(tiny(), RECIPE, data, batch=2, workers=0, device="cpu", progress=False, views=views)
+        reports = [
+            json.loads((tmp_path / rank / str(one.views) / "metrics.json").read_text()) for rank in "01"
+        ]
+        for report in reports:
+            assert report["numbers"] == one.report.numbers
+            assert report["per_class"] == one.report.per_class
+        found = json.loads((tmp_path / "0" / str(one.views) / "detections.json").read_text())
+        assert [(r["image_id"], r["category_id"]) for r in found] == [
+            (r["image_id"], r["category_id"]) for r in one.detections
+        ]
