@@ -46,6 +46,7 @@ def test_points_to_box(method: Literal["exact_minmax", "minmax", "partial_minmax
         torch.ones(count, dtype=torch.float64),
         torch.zeros(count, dtype=torch.int64),
         ((3, 4),),
+        (12,),
     )
     boxes = detector.boxes(at_origin, rows).mT.reshape(2, 4, 3, 4)
     assert difference(boxes, PLAIN.tensor(f"points/{method}/boxes")) < 1e-6

@@ -45,7 +45,7 @@ def test_grid_is_level_after_level_row_after_row() -> None:
     ]  # fmt: skip
     assert grid.stride.tolist() == [8] * 6 + [16] * 2
     assert grid.level.tolist() == [0] * 6 + [1] * 2
-    assert grid.lengths == [6, 2]
+    assert grid.lengths == (6, 2)
 
 
 def test_grid_keeps_count_in_half_precision() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from relook.assign.assignment import Assignment
 from relook.ops import boxes as B
 from relook.ops.boxes import pairwise_iou
-from relook.ops.levels import Grid
+from relook.ops.levels import Grid, top_per_level
 from relook.types import Targets
 
 MARGIN = 0.01  # pixels a positive box's middle keeps from the border of its ground truth
@@ -29,32 +29,17 @@ def atss(boxes: Tensor, grid: Grid, valid: Tensor, targets: Targets, *, candidat
     middle = B.center(boxes)  # [B, P, 2]
     away = middle[:, None] - B.center(targets.boxes)[:, :, None]
     distance = torch.where(valid[:, None], away.square().sum(-1).sqrt(), torch.inf)
-    picks = _nearest_per_level(distance, grid, candidates)  # [B, M, 5 * candidates]
+    picks = top_per_level(distance, grid.lengths, candidates, largest=False)  # [B, M, 5 * candidates]
 
     real = distance.gather(-1, picks).isfinite()  # levels that are nearly all padding have fewer
-    threshold = _mean_plus_std(iou.gather(-1, picks), real)  # [B, M, 1]
+    near = iou.gather(-1, picks)
+    n = real.sum(-1, keepdim=True)
+    mean = torch.where(real, near, 0).sum(-1, keepdim=True) / n.clamp(min=1)
+    square = torch.where(real, near - mean, 0).square().sum(-1, keepdim=True)
+    threshold = mean + (square / (n - 1).clamp(min=1)).sqrt()  # [B, M, 1], unbiased
     candidate = torch.zeros_like(iou, dtype=torch.bool).scatter(-1, picks, real)
     low, high = targets.boxes[:, :, None, :2], targets.boxes[:, :, None, 2:]
     within = torch.minimum(middle[:, None] - low, high - middle[:, None]).amin(-1) > MARGIN
     good = candidate & (iou >= threshold) & within & targets.valid[..., None]
     best, index = torch.where(good, iou, -1).max(1)  # [B, P]
     return Assignment(index, best >= 0, ~valid)
-
-
-def _nearest_per_level(distance: Tensor, grid: Grid, candidates: int) -> Tensor:
-    """Index [B, M, N] into P of the nearest points of each level, by distance [B, M, P]."""
-    picks: list[Tensor] = []
-    start = 0
-    for n in grid.lengths:
-        level = distance[..., start : start + n]
-        picks.append(start + level.topk(min(candidates, n), largest=False).indices)
-        start += n
-    return torch.cat(picks, dim=-1)
-
-
-def _mean_plus_std(x: Tensor, real: Tensor) -> Tensor:
-    """[..., N] -> [..., 1] mean plus unbiased standard deviation of the real entries."""
-    n = real.sum(-1, keepdim=True)
-    mean = torch.where(real, x, 0).sum(-1, keepdim=True) / n.clamp(min=1)
-    square = torch.where(real, x - mean, 0).square().sum(-1, keepdim=True)
-    return mean + (square / (n - 1).clamp(min=1)).sqrt()

@@ -26,11 +26,12 @@ from relook.backbones.resnet import ResNetConfig
 from relook.detector import Detector
 from relook.ops import boxes as B
 from relook.ops import levels as L
-from relook.ops.losses import focal, giou_plus_one, smooth_l1
 from relook.ops.nms import class_nms, class_pairs
 from relook.parts.fpn import FPN
 from relook.parts.point_sets import (
     POINTS,
+    box_loss,
+    class_loss,
     look,
     plain_kernel,
     point_rows,
@@ -119,12 +120,7 @@ class RepPoints(Detector[RepPointsOutputs]):
         Raises:
             ValueError: when a side is not a multiple of `stride`.
         """
-        for side in images.shape[-2:]:
-            if side % self.stride:
-                raise ValueError(
-                    f"image side {side} is not a multiple of {self.stride}, which RepPoints needs; pad it "
-                    f"with zeros to {-(-side // self.stride) * self.stride} or let relook.Predictor do it"
-                )
+        self.check(images)
         pyramid = self.neck(self.backbone(images))
         logits, init, refine = zip(*map(self.head, pyramid), strict=True)
         return RepPointsOutputs(
@@ -160,22 +156,24 @@ class RepPoints(Detector[RepPointsOutputs]):
         logits = wide(outputs.logits)
         init_boxes = self.boxes(grid, wide(outputs.init))
         refine_boxes = self.boxes(grid, wide(outputs.refine))
-        init, refine = self.assign(grid, init_boxes.detach(), targets)
+        valid = L.inside(grid.points, targets.sizes, multiple=self.stride)
+        init, refine = self.assign(grid, init_boxes.detach(), valid, targets)
 
-        # classes follow the refined assignment alone: docs/quirks.md, rp-05
-        classes = torch.arange(self.num_classes, device=logits.device)
-        target = (refine.labels(targets)[..., None] == classes) & refine.positive[..., None]  # [B, P, C]
-        cls = focal(logits, target.to(logits.dtype)).sum(-1)
+        unit, kind, beta = cfg.object_scale * grid.stride, cfg.box_loss, cfg.beta
+        first = box_loss(init_boxes, init, targets, unit=unit, kind=kind, beta=beta)
+        second = box_loss(refine_boxes, refine, targets, unit=unit, kind=kind, beta=beta)
         return {
-            "cls": torch.where(refine.ignored, 0, cls).sum() / refine.count(),
-            "pts_init": cfg.init_weight * self._box_loss(grid, init_boxes, init, targets),
-            "pts_refine": cfg.refine_weight * self._box_loss(grid, refine_boxes, refine, targets),
+            # classes follow the refined assignment alone: docs/quirks.md, rp-05
+            "cls": class_loss(logits, refine, targets),
+            "pts_init": cfg.init_weight * first,
+            "pts_refine": cfg.refine_weight * second,
         }
 
-    def assign(self, grid: L.Grid, init_boxes: Tensor, targets: Targets) -> tuple[Assignment, Assignment]:
+    def assign(
+        self, grid: L.Grid, init_boxes: Tensor, valid: Tensor, targets: Targets
+    ) -> tuple[Assignment, Assignment]:
         """Who stands for whom in the first look, and in the second given the first's boxes [B, P, 4]."""
         cfg = self.config
-        valid = L.inside(grid.points, targets.sizes, multiple=self.stride)
         if cfg.init_assign == "nearest_point":
             init = nearest_point(grid, valid, targets, scale=cfg.object_scale)
         else:
@@ -189,19 +187,6 @@ class RepPoints(Detector[RepPointsOutputs]):
     def _by_overlap(self, boxes: Tensor, valid: Tensor, targets: Targets) -> Assignment:
         cfg = self.config
         return max_iou(boxes, valid, targets, positive=cfg.positive_iou, negative=cfg.negative_iou)
-
-    def _box_loss(self, grid: L.Grid, boxes: Tensor, assigned: Assignment, targets: Targets) -> Tensor:
-        """Error of positive boxes, measured in units of the level's object size."""
-        unit = (self.config.object_scale * grid.stride)[:, None]
-        wanted = assigned.boxes(targets).to(boxes.dtype)
-        # elsewhere the box stands for itself, so that nothing odd flows back through the mask
-        boxes = torch.where(assigned.positive[..., None], boxes, wanted) / unit
-        wanted = wanted / unit
-        if self.config.box_loss == "giou":
-            error = giou_plus_one(boxes, wanted)
-        else:
-            error = smooth_l1(boxes - wanted, beta=self.config.beta).sum(-1)
-        return torch.where(assigned.positive, error, 0).sum() / assigned.count()
 
     # -- prediction ----------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def deform_conv2d_cpu(
 ) -> Tensor:
     """The convolution on checked float32 or float64 tensors; arguments as in `deform_conv2d`."""
     groups = x.shape[1] // weight.shape[1]
-    table = _table(x, _offset_groups(offset, weight))
+    table = _table(x, offset, taps=weight.shape[2] * weight.shape[3])
     matrix = _matrix(weight, groups).transpose(1, 2).contiguous()
     answer = _empty_answer(x, offset, weight, bias, mask, geometry)
     for chunk in _chunks(x, offset, weight, mask, geometry):
@@ -95,12 +95,11 @@ def _backward(
     needed: list[bool],
 ) -> list[Tensor]:
     """Gradients of x, offset, weight, mask in this order; empty where not `needed`."""
-    groups, offset_groups = x.shape[1] // weight.shape[1], _offset_groups(offset, weight)
-    table, matrix = _table(x, offset_groups), _matrix(weight, groups)
+    groups, taps = x.shape[1] // weight.shape[1], weight.shape[2] * weight.shape[3]
+    table, matrix = _table(x, offset, taps=taps), _matrix(weight, groups)
     of_x, of_offset, of_weight, of_mask = _empty_gradients(grad, x, offset, weight, mask, geometry, needed)
     grad_table = torch.zeros_like(table if needed[0] else x[:0])
     grad_matrix = torch.zeros_like(matrix if needed[2] else x[:0])
-    taps = weight.shape[2] * weight.shape[3]
     for chunk in _chunks(x, offset, weight, mask, geometry):
         grad_rows = _by_group(grad, chunk, groups).flatten(2)  # [groups, O / groups, n]
         if needed[2]:
@@ -110,14 +109,18 @@ def _backward(
         read = _product(grad_rows.transpose(1, 2).contiguous(), matrix)  # gradient of the columns
         read = read.view(*read.shape[:2], taps, -1).permute(1, 2, 0, 3).reshape(-1, table.shape[1])
         if needed[1] or needed[3]:
-            _grad_points(of_offset, of_mask, _grad_share(read, table, chunk.index), chunk)
+            _grad_points(of_offset, of_mask, read, table, chunk)
         if needed[0]:
             _collect(grad_table, read, chunk)
         del read  # before the next chunk's is made
-    if needed[0]:
-        _copy_map(of_x, grad_table)
-    if needed[2]:
-        _copy_weight(of_weight, grad_matrix)
+    if needed[0]:  # the way back from the table, without its border
+        _, channels, height, width = x.shape
+        rows = grad_table.view(-1, height + 2 * _BORDER, width + 2 * _BORDER, channels)
+        of_x.copy_(rows[:, _BORDER:-_BORDER, _BORDER:-_BORDER].permute(0, 3, 1, 2))
+    if needed[2]:  # and from the matrix
+        out, per_group = weight.shape[:2]
+        rows = grad_matrix.view(out, taps, per_group)
+        of_weight.view(out, per_group, taps).copy_(rows.transpose(1, 2))
     return [of_x, of_offset, of_weight, of_mask]
 
 
@@ -181,35 +184,24 @@ _backward.register_autograd(_refuse)
 
 
 # -- 1. the table --------------------------------------------------------------------------------------------
-def _table(x: Tensor, groups: int) -> Tensor:
+def _table(x: Tensor, offset: Tensor, *, taps: int) -> Tensor:
     """Map [B, C, H, W] -> rows [B * (H + 4) * (W + 4) * G, C / G] with a border of zeros."""
     batch, channels, height, width = x.shape
     table = x.new_zeros(batch, height + 2 * _BORDER, width + 2 * _BORDER, channels)
     table[:, _BORDER:-_BORDER, _BORDER:-_BORDER] = x.permute(0, 2, 3, 1)
-    return table.view(-1, channels // groups)
-
-
-def _copy_map(x: Tensor, table: Tensor) -> None:
-    """The way back, without the border."""
-    batch, channels, height, width = x.shape
-    rows = table.view(batch, height + 2 * _BORDER, width + 2 * _BORDER, channels)
-    x.copy_(rows[:, _BORDER:-_BORDER, _BORDER:-_BORDER].permute(0, 3, 1, 2))
+    return table.view(-1, channels * 2 * taps // offset.shape[1])
 
 
 # -- 2. the bags ---------------------------------------------------------------------------------------------
-def _offset_groups(offset: Tensor, weight: Tensor) -> int:
-    return offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
-
-
 def _chunks(
     x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: list[int]
 ) -> Iterator[_Chunk]:
-    kernel, groups = (weight.shape[2], weight.shape[3]), _offset_groups(offset, weight)
-    batch, _, out_y, out_x = offset.shape
+    kernel, (batch, both, out_y, out_x) = (weight.shape[2], weight.shape[3]), offset.shape
     start = torch.stack(
         [a.expand(*kernel, out_y, out_x).flatten() for a in anchors(offset, kernel, geometry)]
     )
     taps, total = kernel[0] * kernel[1], out_y * out_x
+    groups = both // (2 * taps)
     moved = offset.reshape(batch, groups, taps, 2, total)
     masks = None if mask is None else mask.reshape(batch, groups, taps, total).permute(0, 3, 2, 1)
     tap_y, tap_x = start.view(2, taps, total, 1).transpose(1, 2)  # [S, K, 1]
@@ -280,19 +272,15 @@ def _columns(table: Tensor, chunk: _Chunk, groups: int) -> Tensor:
     return read.view(places, taps, groups, -1).permute(2, 0, 1, 3).flatten(2)
 
 
-def _grad_share(read: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """Gradient of each share: its row of the table times the gradient of the column it went into."""
-    bag = torch.arange(len(read), dtype=index.dtype)
+def _grad_points(of_offset: Tensor, of_mask: Tensor, read: Tensor, table: Tensor, chunk: _Chunk) -> None:
+    """Gradients of a chunk's columns -> its part of the gradients of offset and mask, where wanted."""
+    # of each share: its row of the table times the gradient of the column it went into
+    bag = torch.arange(len(read), dtype=chunk.index.dtype)
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001 (its only name)
-        read, table, index.flatten(), bag * 4, bag.repeat_interleave(4), 0
+        read, table, chunk.index.flatten(), bag * 4, bag.repeat_interleave(4), 0
     )
-    return cast("Tensor", dots).view(index.shape)
-
-
-def _grad_points(of_offset: Tensor, of_mask: Tensor, share: Tensor, chunk: _Chunk) -> None:
-    """Gradients of a chunk's shares -> its part of the gradients of offset and mask, where wanted."""
-    upper_left, upper_right, lower_left, lower_right = share.unbind(-1)
-    taps, groups = share.shape[1:3]
+    upper_left, upper_right, lower_left, lower_right = cast("Tensor", dots).view(chunk.index.shape).unbind(-1)
+    taps, groups = chunk.index.shape[1:3]
     if of_offset.numel():
         down = torch.lerp(lower_left - upper_left, lower_right - upper_right, chunk.right)
         right = torch.lerp(upper_right - upper_left, lower_right - lower_left, chunk.down)
@@ -346,9 +334,3 @@ def _matrix(weight: Tensor, groups: int) -> Tensor:
     """Weight [O, C / groups, kh, kw] -> [groups, O / groups, K * C / groups], in the order of the columns."""
     out, per_group = weight.shape[:2]
     return weight.reshape(out, per_group, -1).transpose(1, 2).reshape(groups, out // groups, -1)
-
-
-def _copy_weight(weight: Tensor, matrix: Tensor) -> None:
-    """The way back."""
-    out, per_group = weight.shape[:2]
-    weight.view(out, per_group, -1).copy_(matrix.view(out, -1, per_group).transpose(1, 2))

@@ -16,11 +16,7 @@ class Grid:
     stride: Tensor  # [P] pixels between neighbours
     level: Tensor  # [P] int64, 0 for the finest
     shapes: tuple[tuple[int, int], ...]  # (rows, columns) of each level
-
-    @property
-    def lengths(self) -> list[int]:
-        """Points per level; they sum to P."""
-        return [h * w for h, w in self.shapes]
+    lengths: tuple[int, ...]  # points of each level; they sum to P
 
 
 def grid(features: Sequence[Tensor], strides: Sequence[int], *, offset: float) -> Grid:
@@ -40,7 +36,8 @@ def grid(features: Sequence[Tensor], strides: Sequence[int], *, offset: float) -
         stride.append(torch.full((h * w,), float(s), device=x.device, dtype=dtype))
         level.append(torch.full((h * w,), i, device=x.device))
     shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
-    return Grid(torch.cat(points), torch.cat(stride), torch.cat(level), shapes)
+    lengths = tuple(h * w for h, w in shapes)
+    return Grid(torch.cat(points), torch.cat(stride), torch.cat(level), shapes, lengths)
 
 
 def join(maps: Sequence[Tensor]) -> Tensor:
@@ -57,14 +54,14 @@ def inside(points: Tensor, sizes: Tensor, *, multiple: int) -> Tensor:
     return (points < padded[:, None].to(points.dtype)).all(-1)
 
 
-def top_per_level(score: Tensor, lengths: Sequence[int], k: int) -> Tensor:
-    """Index [B, N] of the k best of each level, by score [B, P], best first; small levels keep all."""
+def top_per_level(score: Tensor, lengths: Sequence[int], k: int, *, largest: bool = True) -> Tensor:
+    """Index [..., N] of the k best of each level, by score [..., P], best first; small levels keep all."""
     picks: list[Tensor] = []
     start = 0
     for n in lengths:
-        picks.append(start + score[:, start : start + n].topk(min(k, n)).indices)
+        picks.append(start + score[..., start : start + n].topk(min(k, n), largest=largest).indices)
         start += n
-    return torch.cat(picks, dim=1)
+    return torch.cat(picks, dim=-1)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

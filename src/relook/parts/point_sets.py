@@ -1,11 +1,14 @@
-"""What RepPoints V1 and V2 share: towers, nine points as channels, and the convolution that looks at them."""
+"""What RepPoints V1 and V2 share: towers, nine points as channels, the look at them, and their losses."""
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from relook.assign.assignment import Assignment
 from relook.ops.deform_conv import deform_conv2d
+from relook.ops.losses import focal, giou_plus_one, smooth_l1
+from relook.types import Targets
 
 POINTS = 9  # a 3 x 3 deformable kernel samples nine places
 PRIOR = -4.59512  # bias of a logit whose score starts at 0.01
@@ -18,9 +21,13 @@ def tower(width: int, depth: int, groups: int) -> nn.Sequential:
 
 def conv_norm_relu(cin: int, cout: int, kernel: int, groups: int) -> nn.Sequential:
     """Convolution that keeps the size, group normalisation (groups 0: a bias instead), ReLU."""
+    return conv_norm(cin, cout, kernel, groups).append(nn.ReLU())
+
+
+def conv_norm(cin: int, cout: int, kernel: int, groups: int) -> nn.Sequential:
+    """The same without ReLU."""
     conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=groups == 0)
-    norm = [nn.GroupNorm(groups, cout)] if groups else []
-    return nn.Sequential(conv, *norm, nn.ReLU())
+    return nn.Sequential(conv, *([nn.GroupNorm(groups, cout)] if groups else []))
 
 
 def plain_kernel() -> Tensor:
@@ -53,6 +60,40 @@ def start_normal(module: nn.Module, std: float = 0.01) -> None:
                 nn.init.zeros_(part.bias)
 
 
+def start_kaiming(module: nn.Module) -> None:
+    """Every convolution of a module, none of which has a bias, starts Kaiming-normal by its outputs."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
 def start_rare(conv: nn.Conv2d) -> None:
     """The convolution's logits start where a score is 0.01 (arXiv:1708.02002, section 4.1)."""
     nn.init.constant_(cast("Tensor", conv.bias), PRIOR)
+
+
+def class_loss(logits: Tensor, assigned: Assignment, targets: Targets) -> Tensor:
+    """Focal loss of logits [B, P, C] over all points that are not ignored, per positive -> scalar."""
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    target = (assigned.labels(targets)[..., None] == classes) & assigned.positive[..., None]  # [B, P, C]
+    error = focal(logits, target.to(logits.dtype)).sum(-1)
+    return torch.where(assigned.ignored, 0, error).sum() / assigned.count()
+
+
+def box_loss(
+    boxes: Tensor,
+    assigned: Assignment,
+    targets: Targets,
+    *,
+    unit: Tensor,
+    kind: Literal["smooth_l1", "giou"],
+    beta: float,
+) -> Tensor:
+    """Error of the positive ones of boxes [B, P, 4], measured in units [P] pixels, per positive -> scalar."""
+    wanted = assigned.boxes(targets).to(boxes.dtype)
+    # elsewhere the box stands for itself, so that nothing odd flows back through the mask
+    boxes = torch.where(assigned.positive[..., None], boxes, wanted) / unit[:, None]
+    wanted = wanted / unit[:, None]
+    plain = kind == "smooth_l1"
+    error = smooth_l1(boxes - wanted, beta=beta).sum(-1) if plain else giou_plus_one(boxes, wanted)
+    return torch.where(assigned.positive, error, 0).sum() / assigned.count()

@@ -3,10 +3,10 @@
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from relook.zoo import reppoints
+from relook.zoo import reppoints, reppoints_v2
 from relook.zoo.entry import Entry
 
-ENTRIES: dict[str, Entry] = {e.name: e for e in (*reppoints.ENTRIES,)}
+ENTRIES: dict[str, Entry] = {e.name: e for e in (*reppoints.ENTRIES, *reppoints_v2.ENTRIES)}
 
 
 def find(name: str) -> Entry:

@@ -45,6 +45,33 @@ _MMDET: Rules = (  # mmdetection 2 and 3, and its forks
     (r"bbox_head\.(cls|reg)_convs\.(\d+)\.gn\.(.*)", r"head.\1_tower.\2.1.\3"),
     (r"bbox_head\.reppoints_pts_(init|refine)_(conv|out)\.(.*)", r"head.\1_\2.\3"),
     (r"bbox_head\.reppoints_cls_(conv|out)\.(.*)", r"head.cls_\1.\2"),
+    *(
+        (rf"bbox_head\.{published}\.{kind}\.(.*)", rf"head.{ours}.{j}.\1")
+        for published, ours in (
+            (r"shared_convs\.0", "shared"),
+            ("reppoints_sem_embedding", "sem_embedding"),
+            (r"hem_tl\.p1_conv1", "top_left.vertical"),
+            (r"hem_tl\.p2_conv1", "top_left.horizontal"),
+            (r"hem_tl\.conv2", "top_left.out"),
+            (r"hem_br\.p1_conv1", "bottom_right.vertical"),
+            (r"hem_br\.p2_conv1", "bottom_right.horizontal"),
+            (r"hem_br\.conv2", "bottom_right.out"),
+        )
+        for j, kind in enumerate(("conv", "gn"))
+    ),
+    *(
+        (rf"bbox_head\.hem_{corner}\.{published}\.(.*)", rf"head.{ours}.\1")
+        for corner, place in (("tl", "top_left"), ("br", "bottom_right"))
+        for published, ours in (
+            ("p_conv1", f"{place}.merge.0"),
+            ("p_gn1", f"{place}.merge.1"),
+            ("conv1", f"{place}.skip.0"),
+            ("gn1", f"{place}.skip.1"),
+        )
+    ),
+    (r"bbox_head\.reppoints_hem_tl_(score|offset)_out\.(.*)", r"head.top_left_\1.\2"),
+    (r"bbox_head\.reppoints_hem_br_(score|offset)_out\.(.*)", r"head.bottom_right_\1.\2"),
+    (r"bbox_head\.reppoints_sem_out\.(.*)", r"head.sem_out.\1"),
 )
 
 LAYOUTS: dict[str, Rules] = {"mmdet": _MMDET, "relook": ()}
