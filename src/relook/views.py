@@ -53,7 +53,9 @@ class View:
 
     def __post_init__(self) -> None:
         if min(self.short, self.long) < 1:
-            raise ValueError(f"a view's sides cannot be {self.short} and {self.long} pixels; each has at least 1")
+            raise ValueError(
+                f"a view's sides cannot be {self.short} and {self.long} pixels; each has at least 1"
+            )
         if not 0 <= self.smallest <= self.largest:
             raise ValueError(
                 f"a view's boxes cannot be from {self.smallest:g} to {self.largest:g} pixels large; "
@@ -191,7 +193,7 @@ def to_original(
         x, y = points.double().unbind(-1)
         return torch.stack([width - x if view.mirrored else x, y], -1) / ratio
 
-    corners = place(found.boxes.unflatten(-1, (2, 2))).flatten(1)
+    corners = place(found.boxes.reshape(-1, 2, 2)).flatten(1)
     boxes = corners[:, [2, 1, 0, 3]] if view.mirrored else corners  # left comes first again
     masks = found.masks.flip(-1) if view.mirrored and found.masks is not None else found.masks
     looks = {name: place(look) if look.shape[-1] == 2 else look for name, look in found.looks.items()}
