@@ -1,7 +1,7 @@
 """Slow twins: what each function means, one box at a time, in plain Python."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Box = Sequence[float]
 
@@ -110,3 +110,62 @@ def giou_plus_one(a: Box, b: Box) -> float:
     union = extent(a[0], a[2]) * extent(a[1], a[3]) + extent(b[0], b[2]) * extent(b[1], b[3]) - inter + 1e-6
     hull += 1e-6
     return 1 - (inter / union - (hull - union) / hull)
+
+
+def gaussian_radius(w: float, h: float, overlap: float) -> float:
+    """How far a corner may move along the diagonal, found by halving: the least of three ways to move."""
+
+    def least(overlap_of: Callable[[float], float], most: float) -> float:
+        low, high = 0.0, most
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if overlap_of(middle) > overlap else (low, middle)
+        return low
+
+    area = w * h
+    return min(
+        least(lambda r: (w - r) * (h - r) / (2 * area - (w - r) * (h - r)), min(w, h)),
+        least(lambda r: (w - 2 * r) * (h - 2 * r) / area, min(w, h) / 2),
+        least(lambda r: area / ((w + 2 * r) * (h + 2 * r)), 100 * max(w, h)),
+    )
+
+
+def corners(
+    points: list[tuple[float, float]],
+    level: list[int],
+    valid: list[bool],
+    at: list[tuple[float, float]],
+    reach: list[float],
+) -> tuple[list[float], list[int]]:
+    """Per point its heat and the index of the corner that it is nearest to on its level, or -1."""
+    heat, owner = [0.0] * len(points), [-1] * len(points)
+    for g, (corner, r) in enumerate(zip(at, reach, strict=True)):
+        sigma = (2 * r + 1) / 6
+        for p, point in enumerate(points):
+            d = math.dist(point, corner)
+            if valid[p] and d < r:
+                heat[p] = max(heat[p], math.exp(-d * d / (2 * sigma * sigma)))
+        for one in set(level):
+            mine = [p for p in range(len(points)) if level[p] == one and valid[p]]
+            owner[min(mine, key=lambda p: math.dist(points[p], corner))] = g
+    return [1.0 if o >= 0 else h for h, o in zip(heat, owner, strict=True)], owner
+
+
+def semantic(
+    shapes: list[tuple[int, int]], own: tuple[int, int], boxes: list[Box], labels: list[int], classes: int
+) -> list[list[float]]:
+    """Per point the weight of each class: boxes drawn from the largest to the smallest, then resampled."""
+    h, w = shapes[0]
+    drawn = [[[0.0] * classes for _ in range(w)] for _ in range(h)]
+    for (x1, y1, x2, y2), label in sorted(
+        zip(boxes, labels, strict=True), key=lambda b: -(b[0][2] - b[0][0]) * (b[0][3] - b[0][1])
+    ):
+        for i in range(int(y1 / 8), min(int(y2 / 8), own[0] - 1) + 1):
+            for j in range(int(x1 / 8), min(int(x2 / 8), own[1] - 1) + 1):
+                drawn[i][j][label] = 1 / ((x2 - x1) * (y2 - y1))
+    return [
+        drawn[i * h // rows][j * w // columns]
+        for rows, columns in shapes
+        for i in range(rows)
+        for j in range(columns)
+    ]

@@ -1,0 +1,217 @@
+"""Small detectors that learn generated shapes from nothing: what looking twice, and verifying, is worth.
+
+    python benchmarks/shapes.py                      three runs of each, trained as in `relook demo`
+    python benchmarks/shapes.py --save               also into benchmarks/results/
+    python benchmarks/shapes.py --seeds 0 --models reppoints_nano reppoints_v2_nano
+
+Every model sees the same pictures in the same order for the same number of steps with the same optimiser.
+Between runs the seed changes pictures, order and starting weights. torchvision's FCOS, which looks once, has
+relook's backbone, pyramid and training loop, so that nothing but the detector differs; its tower has as many
+3x3 convolutions per branch as RepPoints has altogether, deformable ones included.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import _results
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+
+import relook
+from relook.backbones.protocol import BackboneConfig
+from relook.data.detect_format import read
+from relook.data.shapes import write_shapes
+from relook.detector import Detector
+from relook.evaluate.run import evaluate
+from relook.parts.fpn import FPN
+from relook.train.fit import fit
+from relook.train.settings import TrainSettings
+from relook.types import Detections, Losses, Targets, record
+from relook.zoo.reppoints import NANO
+
+PEER = "torchvision FCOS"
+MODELS = ("reppoints_nano", "reppoints_v2_nano", PEER)
+TRAIN, VAL, EPOCHS = 2000, 200, 4  # of `relook demo`
+
+
+# -- the peer ----------------------------------------------------------------------------------
+
+
+class Pyramid(nn.Module):
+    """relook's backbone and pyramid as torchvision wants them: maps by name."""
+
+    def __init__(self, backbone: BackboneConfig, *, width: int, extra: int, groups: int) -> None:
+        super().__init__()
+        self.body = backbone.build()
+        channels = cast("tuple[int, ...]", self.body.channels)
+        self.neck = FPN(
+            channels, width, extra=extra, source="input", norm_groups=groups, relu_before_extra=False
+        )
+        self.out_channels = width
+
+    def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
+        return OrderedDict((str(i), x) for i, x in enumerate(self.neck(self.body(images))))
+
+
+@record
+class FcosOutputs:
+    features: list[Tensor]
+    anchors: list[Tensor]
+    head: dict[str, Tensor]
+
+
+class TorchvisionFcos(Detector[FcosOutputs]):
+    """torchvision's FCOS behind relook's contract, so that the same loop trains and evaluates it."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.stride = num_classes, 32
+        pyramid = Pyramid(NANO.backbone, width=NANO.width, extra=NANO.extra_levels, groups=NANO.norm_groups)
+        anchors = AnchorGenerator(((8,), (16,), (32,), (64,)), ((1.0,),) * 4)
+        head = FCOSHead(NANO.width, 1, num_classes, num_convs=4)
+        self.fcos = FCOS(
+            pyramid,
+            num_classes,
+            anchor_generator=anchors,
+            head=head,
+            score_thresh=NANO.score,
+            nms_thresh=NANO.nms,
+        )
+
+    def forward(self, images: Tensor) -> FcosOutputs:
+        features = list(self.fcos.backbone(images).values())
+        sizes = [(images.shape[-2], images.shape[-1])] * len(images)
+        anchors = self.fcos.anchor_generator(ImageList(images, sizes), features)
+        return FcosOutputs(features, anchors, self.fcos.head(features))
+
+    def loss(self, outputs: FcosOutputs, targets: Targets) -> Losses:
+        truth = [
+            {"boxes": boxes[valid], "labels": labels[valid]}
+            for boxes, labels, valid in zip(targets.boxes, targets.labels, targets.valid, strict=True)
+        ]
+        lengths = [x.shape[-2] * x.shape[-1] for x in outputs.features]
+        return self.fcos.compute_loss(truth, outputs.head, outputs.anchors, lengths)
+
+    @torch.no_grad()
+    def predict(self, outputs: FcosOutputs, sizes: Tensor) -> Detections:
+        lengths = [x.shape[-2] * x.shape[-1] for x in outputs.features]
+        head = {name: list(x.split(lengths, 1)) for name, x in outputs.head.items()}
+        anchors = [list(x.split(lengths)) for x in outputs.anchors]
+        shapes = [(int(h), int(w)) for h, w in sizes.tolist()]
+        found = self.fcos.postprocess_detections(head, anchors, shapes)
+        most = max([1, *(len(x["scores"]) for x in found)])
+        boxes, scores = (
+            outputs.features[0].new_zeros(len(found), most, 4),
+            outputs.features[0].new_zeros(len(found), most),
+        )
+        labels = torch.zeros(len(found), most, dtype=torch.int64)
+        for i, x in enumerate(found):
+            boxes[i, : len(x["boxes"])], scores[i, : len(x["boxes"])] = x["boxes"], x["scores"]
+            labels[i, : len(x["boxes"])] = x["labels"]
+        count = torch.tensor([len(x["scores"]) for x in found])
+        return Detections(boxes, scores, labels, count)
+
+
+# -- runs --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one training gave."""
+
+    ap: float
+    ap50: float
+    ap75: float
+    minutes: float  # of training, without evaluation
+    parameters: int
+
+
+def one(name: str, seed: int, epochs: int, folder: Path) -> Run:
+    """Trains a model on the shapes of a seed and scores it."""
+    data = folder / f"shapes-{seed}"
+    if not data.is_dir():
+        write_shapes(data, train=TRAIN, val=VAL, seed=seed)
+    train, val = read(data, "train"), read(data, "val")
+    torch.manual_seed(seed)
+    classes = len(train.classes)
+    ours = "reppoints_nano" if name == PEER else name
+    detector: Detector[Any] = (
+        TorchvisionFcos(classes) if name == PEER else relook.create_model(name, num_classes=classes)
+    )
+    settings = TrainSettings(
+        out=folder / f"{name.replace(' ', '-')}-{seed}",
+        epochs=epochs,
+        validate_every=epochs,
+        seed=seed,
+        workers=1,
+        tensorboard=False,
+        progress=False,
+        overwrite=True,
+    )
+    recipe = relook.entry(ours).recipe
+    began = time.monotonic()
+    fit(detector, recipe, train, None, settings, {})
+    minutes = (time.monotonic() - began) / 60
+    numbers = evaluate(detector, recipe, val, batch=8, workers=1, progress=False).report.numbers
+    return Run(
+        ap=numbers["AP"],
+        ap50=numbers["AP50"],
+        ap75=numbers["AP75"],
+        minutes=minutes,
+        parameters=sum(p.numel() for p in detector.parameters()),
+    )
+
+
+def mean(values: list[float], digits: int) -> str:
+    """Mean and spread: 0.812 ± 0.010."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="MODEL")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
+    asked = parser.parse_args()
+    runs: dict[str, list[Run]] = {name: [] for name in asked.models}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in asked.seeds:  # models take turns, so that a machine that slows down is unfair to none
+            for name in asked.models:
+                runs[name].append(one(name, seed, asked.epochs, Path(folder)))
+                print(seed, name, runs[name][-1], flush=True)
+    table = Table("model", "AP", "AP50", "AP75", "minutes", "parameters")
+    for name, each in runs.items():
+        table.add_row(
+            name,
+            mean([r.ap for r in each], 3),
+            mean([r.ap50 for r in each], 3),
+            mean([r.ap75 for r in each], 3),
+            mean([r.minutes for r in each], 1),
+            f"{each[0].parameters / 1e6:.2f} M",
+        )
+    Console().print(table)
+    if asked.save:
+        figures = {name: [asdict(run) for run in each] for name, each in runs.items()}
+        print("saved in", _results.save("shapes", {"epochs": asked.epochs, "runs": figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
