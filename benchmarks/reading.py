@@ -24,7 +24,12 @@ import relook
 from relook.types import Targets
 
 HOME = str(Path(relook.__file__).parent)
-MODELS = ("reppoints_nano", "reppoints_v1_r50_fpn_1x", "reppoints_moment_r50_fpn_gn_head_gn_1x")
+MODELS = (
+    "reppoints_nano",
+    "reppoints_v1_r50_fpn_1x",
+    "reppoints_v2_r50_fpn_giou_1x",
+    "reppoints_moment_r50_fpn_gn_head_gn_1x",
+)
 SIDE, IMAGES = 128, 2
 
 

@@ -175,10 +175,16 @@ def one(name: str, seed: int, epochs: int, folder: Path) -> Run:
     )
 
 
-def mean(values: list[float], digits: int) -> str:
-    """Mean and spread: 0.812 ± 0.010."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+def average(runs: list[Run]) -> dict[str, float]:
+    """Mean of every number, and the deviation of those that chance decides."""
+    rows = [asdict(run) for run in runs]
+    answer: dict[str, float] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        answer[name] = statistics.mean(values)
+        if name.startswith("ap") and len(values) > 1:
+            answer[f"± {name}"] = statistics.stdev(values)
+    return answer
 
 
 def main() -> int:
@@ -196,20 +202,19 @@ def main() -> int:
             for name in asked.models:
                 runs[name].append(one(name, seed, asked.epochs, Path(folder)))
                 print(seed, name, runs[name][-1], flush=True)
-    table = Table("model", "AP", "AP50", "AP75", "minutes", "parameters")
-    for name, each in runs.items():
-        table.add_row(
-            name,
-            mean([r.ap for r in each], 3),
-            mean([r.ap50 for r in each], 3),
-            mean([r.ap75 for r in each], 3),
-            mean([r.minutes for r in each], 1),
-            f"{each[0].parameters / 1e6:.2f} M",
-        )
-    Console().print(table)
+    averages = {name: average(each) for name, each in runs.items()}
+    table = Table("model", *next(iter(averages.values())), title=f"{len(asked.seeds)} runs, ± one deviation")
+    for name, row in averages.items():
+        table.add_row(name, *(f"{value:.3g}" for value in row.values()))
+    Console(width=140).print(table)
     if asked.save:
-        figures = {name: [asdict(run) for run in each] for name, each in runs.items()}
-        print("saved in", _results.save("shapes", {"epochs": asked.epochs, "runs": figures}))
+        each = {
+            f"{name}, seed {seed}": asdict(run)
+            for name, some in runs.items()
+            for seed, run in zip(asked.seeds, some, strict=True)
+        }
+        figures = {f"mean of {len(asked.seeds)} runs": averages, "each run": each}
+        print("saved in", _results.save("shapes", figures))
     return 0
 
 

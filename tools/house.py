@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room imports only rooms on lower floors
     ("types", "recipe", "speed", "files"),
     ("ops", "detector", "data", "draw"),
-    ("assign", "backbones", "views", "export"),
+    ("assign", "backbones", "views", "export", "draw_looks"),
     ("parts", "predictor", "evaluate", "serve", "report"),
     ("detectors", "train"),
     ("zoo",),
@@ -25,7 +25,19 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room imports on
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SCIENCE = ("ops", "assign", "backbones", "parts", "detectors")
-MACHINES = ("data", "predictor", "views", "evaluate", "train", "export", "serve", "speed", "draw", "report")
+MACHINES = (
+    "data",
+    "predictor",
+    "views",
+    "evaluate",
+    "train",
+    "export",
+    "serve",
+    "speed",
+    "draw",
+    "draw_looks",
+    "report",
+)
 NOT_FOR_SCIENCE = (*MACHINES, "recipe", "zoo")
 NOT_FOR_MACHINES = tuple(room for room in SCIENCE if room != "ops")
 ONLY_IN = {  # packages that one room keeps to itself

@@ -30,11 +30,11 @@ def run(options: Options) -> int:
     if options.json:
         say_json(rows)
         return 0
-    head = ("model", "parameters (M)", "GFLOPs", "at input", "published AP", "published by")
+    head = ("model", "parameters (M)", "GFLOPs", "at input", "AP val", "AP test-dev", "published by")
     say(table(head, [_cells(row) for row in rows]))
     say()
-    say("GFLOPs: a multiply-add counts once, as in papers; interpolation is not counted. AP: COCO val2017,")
-    say("as the publisher reports it; relook ships no weights. reppoints_nano is relook's own, for CPUs.")
+    say("GFLOPs: a multiply-add counts once, as in papers; interpolation is not counted. AP: COCO, as the")
+    say("publisher reports it; relook ships no weights. The nano models are relook's own, for CPUs.")
     return 0
 
 
@@ -45,6 +45,7 @@ def _row(entry: "Entry", cost: "Cost") -> dict[str, Any]:
         "gflops": round(cost.multiply_adds / 1e9, 3),
         "input": [cost.height, cost.width],
         "published_ap": entry.figure("AP", "coco/val2017"),
+        "published_ap_test_dev": entry.figure("AP", "coco/test-dev"),
         "publisher": entry.publisher,
         "paper": entry.paper,
         "licence": entry.licence,
@@ -58,7 +59,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['parameters'] / 1e6:.1f}",
         f"{row['gflops']:.1f}",
         f"{height}x{width}",
-        "-" if row["published_ap"] is None else f"{row['published_ap']:.1f}",
+        *(
+            "-" if row[key] is None else f"{row[key]:.1f}"
+            for key in ("published_ap", "published_ap_test_dev")
+        ),
         row["publisher"],
     )
 
@@ -66,7 +70,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 VERB = Verb(
     name="models",
     does="Lists the models of the catalog. Names are what --model takes.",
-    example="  relook models\n  relook models 'reppoints_v1*' --json",
+    example="  relook models\n  relook models 'reppoints_v2*' --json",
     options=Options,
     run=run,
 )
