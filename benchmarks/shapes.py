@@ -194,8 +194,10 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="MODEL")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
     asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
     runs: dict[str, list[Run]] = {name: [] for name in asked.models}
     with tempfile.TemporaryDirectory() as folder:
         for seed in asked.seeds:  # models take turns, so that a machine that slows down is unfair to none

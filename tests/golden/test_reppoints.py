@@ -58,17 +58,13 @@ class Run:
         self.state = self.case.state()
         self.ours = rename(self.state, self.entry.layout)
         relook.load_published(self.detector, self.state)
-        self.detector.train()
         self.start = copy.deepcopy(self.detector.state_dict())
         self.images, self.sizes = self.case.images()
         self.targets = self.case.targets()
-        self.outputs = self.detector(self.images)
-        self.seen = self.outputs  # what is asked at test time: the same, but for statistics of the batch
-        if self.entry.recipe.sync_bn:
-            self.detector.load_state_dict(self.start)  # as the statistics were before that forward pass
-            with torch.no_grad():
-                self.seen = self.detector.eval()(self.images)
-            self.detector.train()
+        with torch.no_grad():  # what is asked at test time differs where statistics are the batch's
+            self.seen = self.detector.eval()(self.images) if self.entry.recipe.sync_bn else None
+        self.outputs = self.detector.train()(self.images)
+        self.seen = self.seen or self.outputs
         self.losses = self.detector.loss(self.outputs, self.targets)
         torch.stack(list(self.losses.values())).sum().backward()
 
