@@ -35,6 +35,7 @@ class Mark:
     tag: str = ""
     first: NDArray[np.float64] | None = None  # [N, 2] where the first look went
     second: NDArray[np.float64] | None = None  # [N, 2] where the second look moved these points
+    regressed: Rectangle | None = None  # the box before its corners were verified
 
 
 def color(index: int) -> Color:
@@ -60,7 +61,7 @@ def draw(
     """
     image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image = image.copy()
-    pen = _Pen(image, thick)
+    pen = Pen(image, thick)
     for mark in reversed(marks):
         pen.box(mark)
     for mark in reversed(marks):
@@ -87,7 +88,7 @@ def enlarged(picture: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], 
     ), factor
 
 
-class _Pen:
+class Pen:
     """Draws on one image with strokes that fit its size."""
 
     def __init__(self, image: Image.Image, thick: float) -> None:
@@ -96,7 +97,7 @@ class _Pen:
         middle = thick * (image.width * image.height) ** 0.5
         self.stroke = max(1, round(middle / 240))
         self.radius = max(2.5, middle / 150)
-        self.font = _font(max(10, round(middle / 40)))
+        self.font = font(max(10, round(middle / 40)))
 
     def box(self, mark: Mark) -> None:
         """A frame with a hairline of contrast around it, so that it shows on any ground."""
@@ -108,17 +109,60 @@ class _Pen:
         self.canvas.rectangle(frame, outline=paint, width=self.stroke)
 
     def points(self, mark: Mark) -> None:
+        """Both looks: hollow points, filled points, and a line between each pair."""
+        self.moves(mark)
+        self.first(mark)
+        self.second(mark)
+
+    def first(self, mark: Mark) -> None:
+        """The hollow points of the first look."""
         paint = color(mark.color)
-        edge = _contrast(paint)
+        for place in () if mark.first is None else mark.first:
+            self.ring(_pair(place), self.radius + 0.8, self.radius * 0.4 + 1.6, _contrast(paint))
+            self.ring(_pair(place), self.radius, self.radius * 0.4, paint)
+
+    def second(self, mark: Mark) -> None:
+        """The filled points of the second look."""
+        paint = color(mark.color)
+        for place in () if mark.second is None else mark.second:
+            self.ring(_pair(place), self.radius + 1, self.radius + 1, _contrast(paint))
+            self.ring(_pair(place), self.radius, self.radius, paint)
+
+    def moves(self, mark: Mark, *, rings: bool = True) -> None:
+        """A thin line from each first point, or from its ring, to where the second look moved it."""
         if mark.first is not None and mark.second is not None:
             for start, end in zip(mark.first, mark.second, strict=True):
-                self._join(_pair(start), _pair(end), paint)
-        for place in () if mark.first is None else mark.first:
-            self._ring(_pair(place), self.radius + 0.8, self.radius * 0.4 + 1.6, edge)
-            self._ring(_pair(place), self.radius, self.radius * 0.4, paint)
-        for place in () if mark.second is None else mark.second:
-            self._ring(_pair(place), self.radius + 1, self.radius + 1, edge)
-            self._ring(_pair(place), self.radius, self.radius, paint)
+                stroke = self._join if rings else self.line
+                stroke(_pair(start), _pair(end), color(mark.color))
+
+    def tracks(self, mark: Mark) -> None:
+        """The second look alone: filled points at the end of their lines."""
+        self.moves(mark, rings=False)
+        self.second(mark)
+
+    def verified(self, mark: Mark) -> None:
+        """The box before verification, dashed, and an arrow at each corner that moved from it."""
+        if mark.regressed is not None and mark.regressed != mark.box:
+            self._dashed(mark.regressed, color(mark.color))
+            for x1, y1, x2, y2 in _moves(mark):
+                self._arrow((x1, y1), (x2, y2), color(mark.color))
+
+    def moved_corners(self, mark: Mark) -> list[Rectangle]:
+        """The places of the arrows that `verified` draws."""
+        edge = 2 * self.radius
+        return [
+            (min(x1, x2) - edge, min(y1, y2) - edge, max(x1, x2) + edge, max(y1, y2) + edge)
+            for x1, y1, x2, y2 in _moves(mark)
+            if max(abs(x1 - x2), abs(y1 - y2)) >= self.stroke
+        ]
+
+    def corners(self, mark: Mark) -> None:
+        """Only the top-left and the bottom-right corner of a box, each as a white angle."""
+        x1, y1, x2, y2 = mark.box
+        arm = min(5 * self.radius, max(abs(x2 - x1), abs(y2 - y1)) / 2)
+        for x, y, way in ((x1, y1, arm), (x2, y2, -arm)):
+            for end in ((x + way, y), (x, y + way)):
+                self.line((x, y), end, LIGHT)
 
     def tag(self, mark: Mark, taken: list[Rectangle]) -> None:
         """The name beside its box: inside the picture, and where no other name is, if it can."""
@@ -155,14 +199,14 @@ class _Pen:
         x = 0.0
         for text, width, filled in zip(parts, widths, (False, True), strict=True):
             middle = (x + step * 0.6, top + height / 2)
-            self._ring(middle, self.radius, self.radius if filled else self.radius * 0.4, LIGHT)
+            self.ring(middle, self.radius, self.radius if filled else self.radius * 0.4, LIGHT)
             self._text((x + step, top), text, LIGHT)
             x += step + width
         return [(0, top, whole, self.image.height)]
 
     # -- strokes -------------------------------------------------------------------------------------------
 
-    def _ring(self, middle: tuple[float, float], radius: float, width: float, paint: Color) -> None:
+    def ring(self, middle: tuple[float, float], radius: float, width: float, paint: Color) -> None:
         """A circle line of `width` inwards from `radius`; a disc when they are equal."""
         left, top = int(middle[0] - radius) - 1, int(middle[1] - radius) - 1
         side = int(2 * radius) + 4
@@ -181,9 +225,9 @@ class _Pen:
         length = (away[0] ** 2 + away[1] ** 2) ** 0.5
         if length > self.radius:
             share = self.radius / length
-            self._line((start[0] + away[0] * share, start[1] + away[1] * share), end, paint)
+            self.line((start[0] + away[0] * share, start[1] + away[1] * share), end, paint)
 
-    def _line(self, start: tuple[float, float], end: tuple[float, float], paint: Color) -> None:
+    def line(self, start: tuple[float, float], end: tuple[float, float], paint: Color) -> None:
         left, top = int(min(start[0], end[0])) - 2, int(min(start[1], end[1])) - 2
         width, height = int(abs(start[0] - end[0])) + 5, int(abs(start[1] - end[1])) + 5
         if width * height > 4 * self.image.width * self.image.height:  # a point far outside: not worth a mask
@@ -193,6 +237,35 @@ class _Pen:
         ends = [((x - left) * SMOOTH, (y - top) * SMOOTH) for x, y in (start, end)]
         ImageDraw.Draw(mask).line(ends, fill=220, width=round(max(1.0, self.stroke * 0.6) * SMOOTH))
         self.image.paste(paint, (left, top), mask.reduce(SMOOTH))
+
+    def _dashed(self, box: Rectangle, paint: Color) -> None:
+        """The outline of a box, as far as the picture goes; between dashes lies the colour of contrast."""
+        wide, high = self.image.width, self.image.height
+        x1, x2 = (round(min(max(x, -9.0), wide + 9.0)) for x in (box[0], box[2]))
+        y1, y2 = (round(min(max(y, -9.0), high + 9.0)) for y in (box[1], box[3]))
+        thin = max(1, self.stroke - 1)
+        for number, (left, right) in enumerate(_dashes(x1, x2, 3 * self.stroke + 2)):
+            for y in (y1, y2):
+                ink = _contrast(paint) if number % 2 else paint
+                self.canvas.rectangle((left, y, right, y + thin - 1), fill=ink)
+        for number, (top, bottom) in enumerate(_dashes(y1, y2, 3 * self.stroke + 2)):
+            for x in (x1, x2):
+                ink = _contrast(paint) if number % 2 else paint
+                self.canvas.rectangle((x, top, x + thin - 1, bottom), fill=ink)
+
+    def _arrow(self, start: tuple[float, float], end: tuple[float, float], paint: Color) -> None:
+        """From a corner to where it moved; the head is as long as the way, if that is short."""
+        x, y = end[0] - start[0], end[1] - start[1]
+        length = (x * x + y * y) ** 0.5
+        if length < self.stroke:  # a smaller move cannot be seen
+            return
+        head = min(length, 3 * self.radius)
+        x, y = x / length * head, y / length * head
+        back, side = (end[0] - x, end[1] - y), (-y * 0.45, x * 0.45)
+        if length > head:
+            self.line(start, back, paint)
+        tips = [end, (back[0] + side[0], back[1] + side[1]), (back[0] - side[0], back[1] - side[1])]
+        self.canvas.polygon(tips, fill=paint, outline=_contrast(paint))
 
     # -- letters -------------------------------------------------------------------------------------------
 
@@ -226,13 +299,31 @@ class _Pen:
 
 
 @lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, so many pixels large.
+
+    Raises:
+        TypeError: when Pillow has none.
+    """
+    letters = ImageFont.load_default(size)
+    if not isinstance(letters, ImageFont.FreeTypeFont):
         raise TypeError(
             "Pillow was built without FreeType; install a Pillow wheel: `pip install --force pillow`"
         )
-    return font
+    return letters
+
+
+def _dashes(start: int, end: int, length: int) -> list[tuple[int, int]]:
+    """From one end to the other, whichever is first, in pieces of a length."""
+    low, high = min(start, end), max(start, end)
+    return [(at, min(at + length - 1, high)) for at in range(low, high + 1, length)]
+
+
+def _moves(mark: Mark) -> list[Rectangle]:
+    """From where to where verification moved the top-left and the bottom-right corner."""
+    if mark.regressed is None:
+        return []
+    return [(*mark.regressed[:2], *mark.box[:2]), (*mark.regressed[2:], *mark.box[2:])]
 
 
 def _pair(point: NDArray[np.float64]) -> tuple[float, float]:

@@ -20,7 +20,8 @@ from relook.data.images import BrokenImage
 from relook.data.pictures import Picture, pictures, pixels
 from relook.data.transforms import Prepared, prepare, stack
 from relook.detector import Detector
-from relook.draw import Mark, draw, enlarged
+from relook.draw import Mark, Rectangle, draw, enlarged
+from relook.draw_looks import CornerMap, Panel, fitted, panels, sheet
 from relook.files import whole_file
 from relook.recipe import Recipe
 from relook.types import Detections, ImageDetections
@@ -29,6 +30,17 @@ from relook.views import Views, merge, own, to_original
 Precision = Literal["32", "bf16", "fp16"]
 
 log = logging.getLogger("relook.predictor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heat:
+    """How surely corners of objects are where in an image.
+
+    Cell (i, j) is the point (j * step[0], i * step[1]) of the original image.
+    """
+
+    values: Tensor  # [2, h, w] in 0 .. 1: a top-left, a bottom-right corner is near
+    step: tuple[float, float]  # x, y pixels of the original image from cell to cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +54,9 @@ class Found:
     classes: tuple[str, ...]
     objects: ImageDetections
     picture: Picture = field(repr=False)  # as it was given; read again by `pixels`
+    heat: dict[int, Heat] = field(
+        default_factory=dict, repr=False
+    )  # by stride; only of detectors that verify
 
     @property
     def boxes(self) -> Tensor:
@@ -78,10 +93,17 @@ class Found:
         """
         return pixels(self.picture, self.name)
 
-    def marks(self, *, points: bool = False, zoom: float = 1.0) -> list[Mark]:
-        """What `relook.draw` needs to draw the objects on a picture `zoom` times the size of the original."""
-        first = self._look("init_points", zoom) if points else None
-        second = self._look("refine_points", zoom) if points else None
+    def marks(self, *, points: bool = False, looks: bool = False, zoom: float = 1.0) -> list[Mark]:
+        """What `relook.draw` needs to draw the objects on a picture `zoom` times the size of the original.
+
+        Args:
+            points: with the points of both looks.
+            looks: with these and the box before verification.
+            zoom: 1 for pixels of the original.
+        """
+        first = self._look("init_points", zoom) if points or looks else None
+        second = self._look("refine_points", zoom) if points or looks else None
+        regressed = self._look("regressed", zoom) if looks else None
         return [
             Mark(
                 box=(x1 * zoom, y1 * zoom, x2 * zoom, y2 * zoom),
@@ -89,6 +111,7 @@ class Found:
                 tag=f"{self.classes[label]} {score:.2f}",
                 first=None if first is None else first[i],
                 second=None if second is None else second[i],
+                regressed=None if regressed is None else _rectangle(regressed[i]),
             )
             for i, ((x1, y1, x2, y2), label, score) in enumerate(self._rows())
         ]
@@ -103,19 +126,41 @@ class Found:
         look = self.objects.looks.get(name)
         return None if look is None else look.double().numpy() * zoom
 
-    def plot(self, path: Path | str | None = None, *, points: bool = False, side: int = 0) -> Image.Image:
-        """The picture with boxes and names on it, and on request the points of both looks.
+    def plot(
+        self, path: Path | str | None = None, *, points: bool = False, looks: bool = False, side: int = 0
+    ) -> Image.Image:
+        """The picture with boxes and names on it, and on request what the detector saw.
 
         Args:
             path: where to write it as well, in the format that its ending says.
             points: draw where the detector looked; only some detectors have points.
+            looks: instead, a sheet of all that it saw, step by step: see `panels`.
             side: small pictures are enlarged by a whole factor until their longer side has so many pixels.
         """
-        picture, zoom = enlarged(self.pixels(), side)
-        image = draw(picture, self.marks(points=points, zoom=zoom))
+        if looks:
+            image = sheet(self.panels(side=side))
+        else:
+            picture, zoom = enlarged(self.pixels(), side)
+            image = draw(picture, self.marks(points=points, zoom=zoom))
         if path is not None:
             save_picture(image, path)
         return image
+
+    def panels(self, *, side: int = 0) -> tuple[Panel, ...]:
+        """Pictures of what the detector saw, in order: first look, verification, second look, answer.
+
+        Steps that it does not have are left out; verification is also where several views were merged, for
+        corner maps are of one view.
+
+        Args:
+            side: pixels of each picture's longer side, at least; large pictures are reduced.
+        """
+        picture, zoom = fitted(self.pixels(), side)
+        heat = [
+            CornerMap(values=one.values.numpy(), step=(one.step[0] * zoom, one.step[1] * zoom))
+            for one in self.heat.values()
+        ]
+        return panels(picture, self.marks(looks=True, zoom=zoom), heat)
 
     def to_coco(
         self, image_id: int = 1, *, category_ids: Sequence[int] | None = None
@@ -200,7 +245,8 @@ class Predictor:
         recipe: how images are resized and normalised (`test_size`, `pixels`).
         classes: the name of each label.
         device: "auto" takes a GPU where there is one.
-        batch: images a step; results do not depend on it.
+        batch: images a step. Those of one shape come out as they do alone; others are padded to a common
+            size, which changes what is seen near the padding: scores move in the third digit.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         short: another shorter side than the recipe's, in pixels.
         views: looks at each image several times, at sizes of their own, and merges what is found.
@@ -236,6 +282,9 @@ class Predictor:
             recipe if short is None else replace(recipe, test_size=replace(recipe.test_size, short=(short,)))
         )
         self.views = own(self.recipe.test_size) if views is None else views
+        self._verifies = (
+            len(self.views) == 1 and not self.views.views[0].mirrored
+        )  # mirrored corners are others
         self.classes = tuple(classes)
         self.batch = batch
         self.precision: Precision = precision
@@ -310,10 +359,12 @@ class Predictor:
 
     def _detect(self, ready: Sequence["_Ready"]) -> list[Found]:
         seen: list[list[ImageDetections]] = [[] for _ in ready]
+        heat: list[dict[int, Heat]] = []
         for number, view in enumerate(self.views.views):
             prepared = [r.prepared[number] for r in ready]
             for mine, one, found in zip(seen, prepared, self._look(prepared), strict=True):
                 mine.append(to_original(found, view, width=one.size[1], scale=one.scale))
+                heat.append({stride: _heat(warm, stride, one) for stride, warm in found.heat.items()})
         return [
             Found(
                 name=r.name,
@@ -323,8 +374,9 @@ class Predictor:
                 classes=self.classes,
                 objects=_single(merge(mine, self.views)),
                 picture=r.picture,
+                heat=warm,
             )
-            for r, mine in zip(ready, seen, strict=True)
+            for r, mine, warm in zip(ready, seen, heat, strict=False)  # views that are merged have no heat
         ]
 
     def _look(self, prepared: Sequence[Prepared]) -> list[ImageDetections]:
@@ -334,7 +386,7 @@ class Predictor:
         with torch.inference_mode(), self._arithmetic():
             outputs = self.detector(images.to(self.device))
             found = self.detector.predict(outputs, sizes.to(self.device))
-        return _host(found).unpad()
+        return _host(found, whole=self._verifies).unpad()
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         if self.precision == "32":
@@ -357,12 +409,26 @@ class _Waiting:
     ready: Future[_Ready]
 
 
-def _host(found: Detections) -> Detections:
-    """Off the device, and ordinary tensors rather than those of inference mode."""
-    looks = {name: look.cpu().clone() for name, look in found.looks.items()}
+def _host(found: Detections, *, whole: bool) -> Detections:
+    """Off the device, and ordinary tensors rather than those of inference mode.
+
+    Unless `whole`, without heat and the boxes before verification: after a merge there is no telling whose
+    corners they verified.
+    """
+    looks = {name: look.cpu().clone() for name, look in found.looks.items() if whole or name != "regressed"}
+    heat = {stride: warm.cpu() for stride, warm in found.heat.items()} if whole else {}
     masks = None if found.masks is None else found.masks.cpu().clone()
     boxes, scores = found.boxes.cpu().clone(), found.scores.cpu().clone()
-    return Detections(boxes, scores, found.labels.cpu().clone(), found.count.cpu().clone(), masks, looks)
+    return Detections(
+        boxes, scores, found.labels.cpu().clone(), found.count.cpu().clone(), masks, looks, heat
+    )
+
+
+def _heat(warm: Tensor, stride: int, prepared: Prepared) -> Heat:
+    """The part of a map [n, h, w] whose points lie in the image itself, not in its padding."""
+    height, width = prepared.size
+    values = warm[:, : -(-height // stride), : -(-width // stride)].float().clone()
+    return Heat(values=values, step=(stride / prepared.scale[0], stride / prepared.scale[1]))
 
 
 def _single(objects: ImageDetections) -> ImageDetections:
@@ -371,6 +437,11 @@ def _single(objects: ImageDetections) -> ImageDetections:
     return ImageDetections(
         objects.boxes.float(), objects.scores.float(), objects.labels, objects.masks, looks
     )
+
+
+def _rectangle(corners: NDArray[np.float64]) -> Rectangle:
+    x1, y1, x2, y2 = (float(value) for value in corners.reshape(-1))
+    return x1, y1, x2, y2
 
 
 def best_device() -> torch.device:

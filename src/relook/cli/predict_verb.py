@@ -26,6 +26,9 @@ class Options:
     out: str = option("folder for the results", default="runs/predict")
     score: float = option("leave out objects with a lower score", default=0.3)
     points: bool = option("draw the points of the first and of the second look", default=False)
+    looks: bool = option(
+        "draw all that was seen, step by step: first look, verification, second look, answer", default=False
+    )
     no_pictures: bool = option("write only the COCO file", default=False)
     short: int | None = option("length of the shorter side for the network, in pixels", default=None)
     views: str | None = option(
@@ -68,10 +71,10 @@ def run(options: Options) -> int:
         for found in stream:
             kept = found.above(options.score)
             name = _relative(kept.name, base)
-            rows = _rows(kept, points=options.points)
+            rows = _rows(kept, options)
             file.add(name, height=kept.height, width=kept.width, found=rows)
             if not options.no_pictures:
-                kept.plot(_target(out, name), points=options.points)
+                kept.plot(_target(out, name), points=options.points, looks=options.looks)
             if options.json:
                 _line(
                     {
@@ -100,18 +103,18 @@ def _summary(options: Options, stream: "Stream", objects: int, rate: float) -> i
     return 1 if stream.count == 0 else 0
 
 
-def _rows(found: "Found", *, points: bool) -> list[dict[str, Any]]:
+def _rows(found: "Found", options: Options) -> list[dict[str, Any]]:
     rows = found.to_coco()
     for row in rows:
         row["bbox"] = [round(value, 3) for value in row["bbox"]]
         row["score"] = round(row["score"], 6)
-    if points:
-        for mark, row in zip(found.marks(points=True), rows, strict=True):
-            if mark.first is not None and mark.second is not None:
-                row["first_points"], row["second_points"] = (
-                    [[round(float(v), 2) for v in point] for point in look]
-                    for look in (mark.first, mark.second)
-                )
+    marks = found.marks(points=options.points, looks=options.looks)
+    for mark, row in zip(marks, rows, strict=True):
+        for name, look in (("first_points", mark.first), ("second_points", mark.second)):
+            if look is not None:
+                row[name] = [[round(float(v), 2) for v in point] for point in look]
+        if mark.regressed is not None:
+            row["regressed"] = [round(v, 2) for v in mark.regressed]
     return rows
 
 
@@ -174,7 +177,8 @@ VERB = Verb(
     does="Finds objects in pictures. Writes each picture with its boxes, and detections.json (COCO) with\n"
     "all of them. Pictures are read as they are needed: a folder may be of any size.",
     example="  relook predict street.jpg --weights mine.safetensors --points\n"
-    "  relook predict photos/ 'more/*.png' --weights mine.safetensors --score 0.5 --out found",
+    "  relook predict photos/ 'more/*.png' --weights mine.safetensors --score 0.5 --out found\n"
+    "  relook predict street.jpg --weights mine.safetensors --looks",
     options=Options,
     run=run,
 )

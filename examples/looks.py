@@ -1,0 +1,76 @@
+"""The pictures of docs/looks.md: what a detector saw, step by step, on generated shapes.
+
+    python examples/looks.py                                  trains reppoints_v2_nano, then draws
+    python examples/looks.py --weights runs/looks/best.safetensors    only draws
+
+Everything is drawn by `Found.plot(looks=True)` and `Found.panels()`, as `relook predict --looks` does it.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+import relook
+from relook.data.shapes import shapes
+from relook.predictor import Found, Predictor, save_picture
+
+SIDE = 192  # pixels of a picture: large enough that some objects are verified on a finer map than their own
+STEPS = ("first", "verification", "second", "answer")  # a picture for each panel
+SHEET, STEPWISE = 0, 1  # which of the pictures of the validation split are drawn whole, and step by step
+
+
+def train(folder: Path, *, pictures: int, epochs: int) -> Path:
+    """Trains on generated shapes; gives the weights."""
+    result = relook.train(
+        model="reppoints_v2_nano",
+        data=f"shapes:train={pictures},val={max(2, pictures // 20)},side={SIDE}",
+        epochs=epochs,
+        out=folder,
+        overwrite=True,
+        workers=1,
+        validate_every=epochs,
+        tensorboard=False,
+        settings={"recipe.train_size.short": str(SIDE), "recipe.test_size.short": str(SIDE)},
+    )
+    return result.best or result.last
+
+
+def seen(look: Predictor, number: int, score: float) -> Found:
+    """What is found in one picture that no training has shown."""
+    sample = shapes(number + 1, split="val", side=SIDE).samples[number]
+    return look.one(sample.image()).above(score)
+
+
+def draw(look: Predictor, out: Path, *, score: float) -> None:
+    """looks-sheet.png, and looks-STEP.png of another picture for each step."""
+    _save(seen(look, SHEET, score).plot(looks=True), out / "looks-sheet.png")
+    steps = seen(look, STEPWISE, score).panels()
+    for name, panel in zip(STEPS, steps, strict=True):
+        _save(panel.image, out / f"looks-{name}.png")
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    """With 256 colours, which takes a third of the room."""
+    save_picture(image.quantize(256, dither=Image.Dither.NONE), path)
+    print(f"{path}: {image.width} x {image.height} pixels, {path.stat().st_size // 1000} kB")
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where pictures go")
+    parser.add_argument("--weights", type=Path, help="of a model that verifies; without it one is trained")
+    parser.add_argument("--run", type=Path, default=Path("runs/looks"), help="where training goes")
+    parser.add_argument("--pictures", type=int, default=2000, help="to train on")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--score", type=float, default=0.4, help="leave out objects with a lower score")
+    asked = parser.parse_args(given)
+    weights = asked.weights or train(asked.run, pictures=asked.pictures, epochs=asked.epochs)
+    draw(relook.load(weights), asked.out, score=asked.score)
+
+
+if __name__ == "__main__":
+    main()
