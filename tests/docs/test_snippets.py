@@ -104,7 +104,7 @@ def street(place: Path) -> None:
 
 def published(place: Path) -> None:
     """A file as the RepPoints V2 authors gave it away: their key names and extras, weights from a recipe."""
-    config = relook.entry("reppoints_v1_r50_fpn_giou_2x").config
+    config = relook.entry("reppoints_v2_r50_fpn_giou_2x").config
     manifest = manifests("reppoints")[config]
     state = {key: torch.from_numpy(value).float() for key, value in golden.state(manifest, {}).items()}
     torch.save({"meta": {"epoch": 24}, "state_dict": state}, place)

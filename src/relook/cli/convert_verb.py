@@ -53,7 +53,7 @@ VERB = Verb(
     name="convert",
     does="Writes a published checkpoint as a safetensors file that says which model it is, what its classes\n"
     "are called and how pictures are prepared for it. Nothing in the checkpoint is run.",
-    example="  relook convert reppoints_v1_r50_fpn_giou_1x.pth mine.safetensors\n"
+    example="  relook convert reppoints_v2_r50_fpn_giou_1x.pth mine.safetensors\n"
     "  relook convert epoch_12.pth mine.safetensors --model reppoints_moment_r50_fpn_gn_head_gn_1x",
     options=Options,
     run=run,

@@ -110,7 +110,7 @@ VERB = Verb(
     "saves them, and the detections in COCO's format. Under torchrun all processes share the work.",
     example="  relook eval --weights runs/train/best.safetensors --data mine/\n"
     "  relook eval --weights runs/train/best.safetensors --data mine/ --views scales\n"
-    "  relook eval --weights published.pth --model reppoints_v1_r50_fpn_giou_1x --data coco/ --batch 4",
+    "  relook eval --weights published.pth --model reppoints_v2_r50_fpn_giou_1x --data coco/ --batch 4",
     options=Options,
     run=run,
 )

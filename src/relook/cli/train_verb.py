@@ -64,7 +64,7 @@ VERB = Verb(
     does="Trains a model. The number of classes comes from the data, everything else from the recipe of the\n"
     "model, unless an option or --set says otherwise.",
     example="  relook train --model reppoints_nano --data shapes --epochs 2\n"
-    "  relook train --model reppoints_v1_r50_fpn_giou_1x --data mine/ --batch 8 --out runs/mine\n"
+    "  relook train --model reppoints_v2_r50_fpn_giou_1x --data mine/ --batch 8 --out runs/mine\n"
     "  relook train --config mine.yaml --resume runs/mine",
     options=Options,
     run=run,
