@@ -9,12 +9,12 @@ A step is forward, losses, backward and SGD. Parts take turns with whole steps i
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import _results
 import torch
+from models import timed
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -61,17 +61,6 @@ def parts(detector: Any, images: Tensor, targets: Targets) -> dict[str, Callable
         "corners": lambda: corners(grid, valid, targets, overlap=0.7),
         "classes": lambda: semantic(grid, targets, classes=CLASSES, multiple=detector.stride),
     }
-
-
-def timed(run: Callable[[], Any], device: str) -> float:
-    """Seconds, the device's work included."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def main() -> None:

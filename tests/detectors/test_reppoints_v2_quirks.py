@@ -164,7 +164,7 @@ def test_starting_weights_are_the_published_ones() -> None:
     for name, spread in spreads.items():
         weight = head.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        assert float(weight.std()) == pytest.approx(spread, rel=0.1), name
+        assert weight.std().item() == pytest.approx(spread, rel=0.1), name
     for name in ("cls_out", "sem_out", "top_left_score", "bottom_right_score"):
         bias = head.get_submodule(name).bias
         assert isinstance(bias, Tensor)

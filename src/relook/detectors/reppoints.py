@@ -27,13 +27,14 @@ from relook.detector import Detector
 from relook.ops import boxes as B
 from relook.ops import levels as L
 from relook.ops.nms import class_nms, class_pairs
-from relook.parts.fpn import FPN
 from relook.parts.point_sets import (
     POINTS,
     box_loss,
     class_loss,
     look,
     plain_kernel,
+    point_pixels,
+    point_pyramid,
     point_rows,
     scale_gradient,
     start_normal,
@@ -96,17 +97,14 @@ class RepPoints(Detector[RepPointsOutputs]):
         super().__init__()
         self.config, self.num_classes = config, config.num_classes
         self.backbone = config.backbone.build()
-        channels = cast("tuple[int, ...]", self.backbone.channels)
         strides = cast("tuple[int, ...]", self.backbone.strides)
         self.stride = strides[-1]
         self.strides = (*strides, *(strides[-1] * 2**i for i in range(1, config.extra_levels + 1)))
-        self.neck = FPN(
-            channels,
+        self.neck = point_pyramid(
+            cast("tuple[int, ...]", self.backbone.channels),
             config.width,
             extra=config.extra_levels,
-            source="input",
-            norm_groups=config.norm_groups,
-            relu_before_extra=False,
+            groups=config.norm_groups,
         )
         self.head = RepPointsHead(config)
         if config.box == "moment":  # log of how many spreads make half a box: width, height
@@ -214,9 +212,10 @@ class RepPoints(Detector[RepPointsOutputs]):
 
         kept = class_nms(boxes, pairs, score=cfg.score, iou=cfg.nms, keep=cfg.keep)
         chosen = rows.gather(1, kept.row)  # [B, K]
-        stride, place = grid.stride[chosen][..., None, None], grid.points[chosen][:, :, None]
-        points = {"init_points": outputs.init, "refine_points": outputs.refine}
-        looks = {name: L.take(wide(x), chosen) * stride + place for name, x in points.items()}
+        looks = {
+            "init_points": point_pixels(grid, outputs.init, chosen),
+            "refine_points": point_pixels(grid, outputs.refine, chosen),
+        }
         return Detections(L.take(boxes, kept.row), kept.score, kept.label, kept.count, looks=looks)
 
 

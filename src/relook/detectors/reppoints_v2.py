@@ -26,7 +26,6 @@ from relook.ops import levels as L
 from relook.ops.corner_pool import Direction, corner_pool
 from relook.ops.losses import focal, gaussian_focal, smooth_l1
 from relook.ops.nms import class_nms, class_pairs
-from relook.parts.fpn import FPN
 from relook.parts.point_sets import (
     POINTS,
     box_loss,
@@ -35,6 +34,8 @@ from relook.parts.point_sets import (
     conv_norm_relu,
     look,
     plain_kernel,
+    point_pixels,
+    point_pyramid,
     point_rows,
     scale_gradient,
     start_kaiming,
@@ -93,17 +94,14 @@ class RepPointsV2(Detector[RepPointsV2Outputs]):
         super().__init__()
         self.config, self.num_classes = config, config.num_classes
         self.backbone = config.backbone.build()
-        channels = cast("tuple[int, ...]", self.backbone.channels)
         strides = cast("tuple[int, ...]", self.backbone.strides)
         self.stride = strides[-1]
         self.strides = (*strides, *(strides[-1] * 2**i for i in range(1, config.extra_levels + 1)))
-        self.neck = FPN(
-            channels,
+        self.neck = point_pyramid(
+            cast("tuple[int, ...]", self.backbone.channels),
             config.width,
             extra=config.extra_levels,
-            source="input",
-            norm_groups=config.norm_groups,
-            relu_before_extra=False,
+            groups=config.norm_groups,
         )
         self.head = RepPointsV2Head(config)
 
@@ -189,10 +187,11 @@ class RepPointsV2(Detector[RepPointsV2Outputs]):
         )
 
         chosen = rows.gather(1, kept.row)  # [B, K]
-        stride, place = grid.stride[chosen][..., None, None], grid.points[chosen][:, :, None]
-        points = {"init_points": outputs.init, "refine_points": outputs.refine}
-        looks = {name: L.take(wide(x), chosen) * stride + place for name, x in points.items()}
-        looks["regressed"] = L.take(regressed, kept.row).reshape(*chosen.shape, 2, 2)
+        looks = {
+            "init_points": point_pixels(grid, outputs.init, chosen),
+            "refine_points": point_pixels(grid, outputs.refine, chosen),
+            "regressed": L.take(regressed, kept.row).reshape(*chosen.shape, 2, 2),
+        }
         heat = heat_maps(outputs, self.strides)
         return Detections(L.take(boxes, kept.row), kept.score, kept.label, kept.count, looks=looks, heat=heat)
 

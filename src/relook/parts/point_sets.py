@@ -1,17 +1,25 @@
 """What RepPoints V1 and V2 share: towers, nine points as channels, the look at them, and their losses."""
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from relook.assign.assignment import Assignment
+from relook.ops import levels as L
 from relook.ops.deform_conv import deform_conv2d
 from relook.ops.losses import focal, giou_plus_one, smooth_l1
-from relook.types import Targets
+from relook.parts.fpn import FPN
+from relook.types import Targets, wide
 
 POINTS = 9  # a 3 x 3 deformable kernel samples nine places
 PRIOR = -4.59512  # bias of a logit whose score starts at 0.01
+
+
+def point_pyramid(channels: Sequence[int], width: int, *, extra: int, groups: int) -> FPN:
+    """RepPoints' pyramid: coarse levels from the backbone's last map, and no ReLU (docs/quirks.md, rp-15)."""
+    return FPN(channels, width, extra=extra, source="input", norm_groups=groups, relu_before_extra=False)
 
 
 def tower(width: int, depth: int, groups: int) -> nn.Sequential:
@@ -44,6 +52,12 @@ def look(x: Tensor, where: Tensor, conv: nn.Conv2d) -> Tensor:
 def point_rows(x: Tensor) -> Tensor:
     """[B, P, 18] of y, x pairs (the deformable convolution's order) -> [B, P, 9, 2] of x, y."""
     return x.reshape(*x.shape[:-1], POINTS, 2).flip(-1)
+
+
+def point_pixels(grid: L.Grid, points: Tensor, chosen: Tensor) -> Tensor:
+    """Offsets [B, P, 9, 2] in strides, rows chosen [B, K] -> where they lie [B, K, 9, 2], in pixels."""
+    stride, place = grid.stride[chosen][..., None, None], grid.points[chosen][:, :, None]
+    return L.take(wide(points), chosen) * stride + place
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
