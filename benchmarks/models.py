@@ -4,13 +4,14 @@
     python benchmarks/models.py --save              also into benchmarks/results/
     python benchmarks/models.py --sides 480x640     one size; --rounds 9 more rounds; --device cuda
 
-relook's RepPoints R-50 and torchvision's FCOS and RetinaNet v2, all with a ResNet-50 and 80 classes, take
+relook's RepPoints V1 and V2, torchvision's FCOS and RetinaNet v2, all with a ResNet-50 and 80 classes, take
 turns on the same image, so that a machine that speeds up or slows down is unfair to none. Medians, and:
 
     of peak     multiply-adds done per second, as a part of what one large matrix product reaches here
     of ResNet   the same as a part of what a plain ResNet-50 reaches: 1.0 means that nothing but convolutions
                 costs time
     loss        matching and losses as a part of a training step
+    ratio       V1's time over the model's own
 """
 
 import argparse
@@ -36,6 +37,7 @@ from relook.types import Targets
 from relook.zoo.cost import count
 
 OURS = "reppoints_moment_r50_fpn_gn_head_gn_1x"
+V2 = "reppoints_v2_r50_fpn_giou_1x"
 PEERS = {
     "torchvision fcos_resnet50_fpn": torchvision.models.detection.fcos_resnet50_fpn,
     "torchvision retinanet_resnet50_fpn_v2": torchvision.models.detection.retinanet_resnet50_fpn_v2,
@@ -44,9 +46,9 @@ RESNET = "plain resnet50 (no detector)"
 BOXES = 10  # per training image
 
 
-def ours(device: str) -> Callable[[Tensor], Any]:
+def ours(name: str, device: str) -> Callable[[Tensor], Any]:
     """Image in, detections out: as a user's Predictor does, without loading."""
-    detector = relook.create_model(OURS).to(device).eval()
+    detector = relook.create_model(name).to(device).eval()
     return lambda images: detector.predict(
         detector(images), torch.tensor([images.shape[-2:]] * len(images), device=device)
     )
@@ -101,11 +103,13 @@ def images_of(side: tuple[int, int], rounds: int, device: str) -> dict[str, dict
     """Batch 1, image to detections."""
     images = torch.rand(1, 3, *side, device=device)
     trunk = torchvision.models.resnet50(weights=None).to(device).eval()
-    models: dict[str, Callable[[Tensor], Any]] = {OURS: ours(device), RESNET: trunk}
+    models: dict[str, Callable[[Tensor], Any]] = {name: ours(name, device) for name in (OURS, V2)}
+    models[RESNET] = trunk
     models |= {name: peer(name, side, device) for name in PEERS}
     runs = {name: _without_gradient(model, images) for name, model in models.items()}
-    work = {name: multiply_adds(run) for name, run in runs.items() if name != OURS}
-    work[OURS] = count(replace(relook.entry(OURS), input=side)).multiply_adds / 1e9
+    work = {name: multiply_adds(run) for name, run in runs.items() if name not in (OURS, V2)}
+    for name in (OURS, V2):
+        work[name] = count(replace(relook.entry(name), input=side)).multiply_adds / 1e9
     times = alternate(runs, rounds, device)
     best = peak(device)
     reached = {name: work[name] / times[name] for name in runs}
@@ -145,8 +149,8 @@ def step_of(name: str, side: int, device: str) -> Callable[[], Any]:
     """Forward, losses, backward, SGD on two images."""
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     truth = some_boxes(side, device)
-    if name == OURS:
-        model: Any = relook.create_model(OURS).to(device).train()
+    if name in (OURS, V2):
+        model: Any = relook.create_model(name).to(device).train()
         targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
         losses = lambda: model.loss(model(images), targets)  # noqa: E731 (two short branches side by side)
     else:
@@ -166,23 +170,25 @@ def step_of(name: str, side: int, device: str) -> Callable[[], Any]:
 
 def training(side: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Seconds of a step, and what of ours is matching and losses."""
-    names = [OURS, *PEERS]
+    names = [OURS, V2, *PEERS]
     times = alternate({name: step_of(name, side, device) for name in names}, rounds, device)
     answer = {name: {"ms": 1e3 * times[name], "ratio": times[OURS] / times[name]} for name in names}
-    answer[OURS]["loss_part"] = loss_part(side, rounds, device) / times[OURS]
+    for name in (OURS, V2):
+        answer[name]["loss_part"] = loss_part(name, side, rounds, device) / times[name]
     for name in names:
         answer[name]["peak_mb"] = peak_memory(name, side, device)
     return answer
 
 
-def loss_part(side: int, rounds: int, device: str) -> float:
+def loss_part(name: str, side: int, rounds: int, device: str) -> float:
     """Seconds of assignment and losses, forward and backward down to the raw outputs."""
-    detector: Any = relook.create_model(OURS).to(device)
+    detector: Any = relook.create_model(name).to(device)
     truth = some_boxes(side, device)
     targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
     with torch.no_grad():
         raw = detector(torch.rand(2, 3, side, side, device=device))
-    leaves = [t.requires_grad_() for t in (raw.logits, raw.init, raw.refine)]
+    said = [raw.logits, raw.init, raw.refine] + ([raw.score, raw.corner, raw.sem] if name == V2 else [])
+    leaves = [t.requires_grad_() for t in said]
 
     def run() -> None:
         total = torch.stack(list(detector.loss(raw, targets).values())).sum()
