@@ -2,11 +2,13 @@
 classes cover the ground?
 """
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
 from relook.ops import boxes as B
-from relook.ops.levels import Grid, take, top_per_level
+from relook.ops.levels import Grid, take
 from relook.types import Targets, record
 
 CELL = 8  # pixels of a cell of the map of classes, which every level resamples
@@ -37,6 +39,7 @@ def corners(grid: Grid, valid: Tensor, targets: Targets, *, overlap: float) -> C
     reach = gaussian_radius(B.size(targets.boxes), overlap)[..., None]  # [B, M, 1] pixels
     order = torch.arange(1, reach.shape[1] + 1, device=reach.device)
     order = torch.where(targets.valid, order, 0)[..., None].expand(-1, -1, len(grid.shapes))
+    starts = list(accumulate(grid.lengths, initial=0))[:-1]
     heats: list[Tensor] = []
     owners: list[Tensor] = []
     offsets: list[Tensor] = []
@@ -45,7 +48,8 @@ def corners(grid: Grid, valid: Tensor, targets: Targets, *, overlap: float) -> C
         square = away.square_().add_((grid.points[:, 1] - corner[..., 1:]).square_())
         square = square.masked_fill_(~(valid[:, None] & targets.valid[..., None]), torch.inf)
         # the last of several boxes: the largest number, counted from 1; 0 is nobody's
-        nearest = top_per_level(square, grid.lengths, 1, largest=False)  # [B, M, L]
+        levels = zip(starts, torch.split(square, list(grid.lengths), -1), strict=True)
+        nearest = torch.stack([start + level.argmin(-1) for start, level in levels], -1)  # [B, M, L]
         owner = torch.zeros_like(valid, dtype=torch.int64)
         owner = owner.scatter_reduce(1, nearest.flatten(1), order.flatten(1), "amax")
         near = square < reach.square()
