@@ -17,6 +17,7 @@ from relook.detectors.reppoints_v2 import (
     verified,
 )
 from relook.ops import levels as L
+from relook.types import Targets
 
 TINY = RepPointsV2Config(
     num_classes=3,
@@ -42,18 +43,14 @@ def silent(height: int, width: int) -> RepPointsV2Outputs:
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(1, len(grid.points), *shape, dtype=torch.float64)
 
-    return RepPointsV2Outputs(
-        grid, zeros(3) - 9, zeros(9, 2), zeros(9, 2), zeros(2), zeros(2, 2), zeros(3)
-    )
+    return RepPointsV2Outputs(grid, zeros(3) - 9, zeros(9, 2), zeros(9, 2), zeros(2), zeros(2, 2), zeros(3))
 
 
 def point(outputs: RepPointsV2Outputs, level: int, row: int, column: int) -> int:
     return sum(outputs.grid.lengths[:level]) + row * outputs.grid.shapes[level][1] + column
 
 
-def answer(
-    outputs: RepPointsV2Outputs, box: tuple[float, float, float, float], level: int
-) -> list[float]:
+def answer(outputs: RepPointsV2Outputs, box: tuple[float, float, float, float], level: int) -> list[float]:
     boxes = torch.tensor([[box]], dtype=torch.float64)
     return verified(outputs, boxes, torch.tensor([[level]]))[0, 0].tolist()
 
@@ -184,3 +181,22 @@ def test_published_settings() -> None:
     assert mobile.recipe.train_size.short == (480, 960)
     assert mobile.recipe.schedule.epochs == 24
     assert giou.figure("AP", "coco/test-dev") == 41.3
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same() -> None:
+    """Losses, gradients and detections of a step on CUDA are the CPU's, in float64."""
+    images = torch.randn(2, 3, 128, 128, dtype=torch.float64)
+    boxes = torch.tensor([[8.0, 10, 60, 70], [30, 40, 110, 120]], dtype=torch.float64)
+    targets = Targets.pad([boxes, boxes[:1]], [torch.tensor([0, 2]), torch.tensor([1])], [(128, 128)] * 2)
+    answers: list[list[Tensor]] = []
+    for device in ("cpu", "cuda"):
+        detector = build(replace(TINY, score=0.0)).to(device).eval()
+        outputs = detector(images.to(device))
+        losses = detector.loss(outputs, targets.to(device))
+        torch.stack(list(losses.values())).sum().backward()
+        found = detector.predict(outputs, targets.sizes.to(device))
+        gradients = [p.grad for p in detector.parameters() if p.grad is not None]
+        answers.append([x.detach().cpu() for x in (*losses.values(), found.boxes, found.scores, *gradients)])
+    for here, there in zip(*answers, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-6, atol=1e-9)

@@ -195,9 +195,9 @@ def test_head_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cls_conv_input", "refine_conv_input"):
         x = watch.seen[name]
         # features and then, as they are, the verified: docs/quirks.md, rp-07
-        assert difference(
-            torch.cat([x[:, :128:16], x[:, 128:]], 1), PLAIN.tensor(f"head/{name}")
-        ) < 1e-6, name
+        assert difference(torch.cat([x[:, :128:16], x[:, 128:]], 1), PLAIN.tensor(f"head/{name}")) < 1e-6, (
+            name
+        )
     assert difference(watch.seen["deform_offset"], PLAIN.tensor("head/deform_offset")) < 1e-6
     answers = {
         "cls": out.logits,

@@ -76,3 +76,19 @@ def test_compiled_and_exported() -> None:
     exported = torch.export.export(Pool(), (x,))
     assert torch.equal(exported.module()(x), expected)
     assert "cummax" not in str(exported.graph)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", FORMS, ids=["running", "doubling"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_gpu_gives_the_same(form, direction: Direction) -> None:
+    """Values and gradients on CUDA are the CPU's, ties included."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randint(-3, 4, (2, 3, 33, 41), generator=random).double()
+    sent = torch.randn(x.shape, generator=random, dtype=torch.float64)
+    here, there = x.clone().requires_grad_(), x.cuda().requires_grad_()
+    form(here, direction).backward(sent)
+    answer = form(there, direction)
+    answer.backward(sent.cuda())
+    assert torch.equal(answer.cpu(), corner_pool(x, direction))
+    torch.testing.assert_close(there.grad.cpu(), here.grad)
