@@ -41,7 +41,7 @@ def test_the_radius_keeps_the_overlap(w: float, h: float, overlap: float) -> Non
 @settings(deadline=None, max_examples=60)
 @given(box_lists(), sizes)
 def test_corners_are_the_twin(boxes: Tensor, size: tuple[int, int]) -> None:
-    """Heat, nearest points and offsets; nothing outside the image's own padding, nothing from padding rows."""
+    """Heat, nearest points and offsets; nothing beyond the image's own padding or from padding rows."""
     # two points equally near: which is taken is undefined, so no corner lies in the middle of two
     boxes = inside(boxes, size) * 0.97 + torch.tensor([0.11, 0.13, 0.17, 0.19], dtype=torch.float64)
     made = targets(boxes, torch.zeros(len(boxes), dtype=torch.int64), size)
@@ -64,7 +64,7 @@ def test_corners_are_the_twin(boxes: Tensor, size: tuple[int, int]) -> None:
 @settings(deadline=None, max_examples=60)
 @given(box_lists(), st.integers(0, 1000), sizes)
 def test_class_map_is_the_twin(boxes: Tensor, seed: int, size: tuple[int, int]) -> None:
-    """Drawing from the largest to the smallest box and resampling is looking at the smallest from each point."""
+    """Drawing boxes from the largest to the smallest, then resampling, is to look at the smallest."""
     boxes = inside(boxes, size)
     assume((B.area(boxes) > 1e-3).all())
     labels = torch.randint(0, 2, (len(boxes),), generator=torch.Generator().manual_seed(seed))
