@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 import relook
 from relook.data.shapes import shapes
@@ -18,7 +18,9 @@ from relook.predictor import Found, Predictor, save_picture
 
 SIDE = 192  # pixels of a picture: large enough that some objects are verified on a finer map than their own
 STEPS = ("first", "verification", "second", "answer")  # a picture for each panel
-SHEET, STEPWISE = 0, 1  # which of the pictures of the validation split are drawn whole, and step by step
+SHEET, STEPWISE = 53, 58  # which pictures of the validation split are drawn at once, and step by step
+LARGE = 576  # pixels of a step's picture
+MOST = 200_000  # bytes of a picture
 
 
 def train(folder: Path, *, pictures: int, epochs: int) -> Path:
@@ -46,15 +48,25 @@ def seen(look: Predictor, number: int, score: float) -> Found:
 def draw(look: Predictor, out: Path, *, score: float) -> None:
     """looks-sheet.png, and looks-STEP.png of another picture for each step."""
     _save(seen(look, SHEET, score).plot(looks=True), out / "looks-sheet.png")
-    steps = seen(look, STEPWISE, score).panels()
+    steps = seen(look, STEPWISE, score).panels(side=LARGE)
+    if len(steps) < len(STEPS):
+        raise SystemExit(f"nothing scored above {score}; train longer, or give a lower --score")
     for name, panel in zip(STEPS, steps, strict=True):
         _save(panel.image, out / f"looks-{name}.png")
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    """With 256 colours, which takes a third of the room."""
-    save_picture(image.quantize(256, dither=Image.Dither.NONE), path)
+    """With as fine colours as MOST bytes have room for, at worst with a palette of 256."""
+    for less in (*(ImageOps.posterize(image, bits) for bits in (8, 7, 6, 5)), _palette(image)):
+        save_picture(less, path)
+        if path.stat().st_size < MOST:
+            break
     print(f"{path}: {image.width} x {image.height} pixels, {path.stat().st_size // 1000} kB")
+
+
+def _palette(image: Image.Image) -> Image.Image:
+    """By octree, which keeps rare colours: those of points and letters."""
+    return image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -69,7 +81,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--score", type=float, default=0.4, help="leave out objects with a lower score")
     asked = parser.parse_args(given)
     weights = asked.weights or train(asked.run, pictures=asked.pictures, epochs=asked.epochs)
-    draw(relook.load(weights), asked.out, score=asked.score)
+    look = relook.load(weights, settings={"detector.score": str(asked.score)})
+    draw(look, asked.out, score=asked.score)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,10 @@ def test_what_is_not_there_is_said_in_one_sentence(look: Predictor, tmp_path: Pa
 
 
 def test_batches_change_nothing_but_the_number_of_steps():
-    """Five images of different sizes in batches of two: the same answers in the same order as one by one."""
+    """Five images in batches of two: answers in order, each from its own image without its padding.
+
+    This detector looks at single pixels; what padding does to convolutions is said at `Predictor`.
+    """
     images = [_image(40 + 9 * i, 90 - 7 * i, (10, 8, 30 + i, 25)) for i in range(5)]
     one, two = Brightest(), Brightest()
     singles = [f.boxes.tolist() for f in Predictor(one, RECIPE, ("a", "b"), device="cpu")(images)]

@@ -20,7 +20,7 @@ SOFT: Final[Color] = (172, 178, 188)  # of captions
 SMALL, LARGE = 384, 960  # pixels of a panel's longer side: others are enlarged or reduced
 NARROW = 220  # pixels that a caption needs
 SHAPE = 1.4  # width by height that a sheet tries to have
-THICK = 1.25  # a sheet is mostly shown smaller than it is
+THICK = 1.5  # a sheet is mostly shown smaller than it is
 DIM = 0.45  # of the picture under corner maps
 FAINT = 0.75  # exponent: what is half sure is shown more than half
 

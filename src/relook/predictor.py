@@ -245,8 +245,8 @@ class Predictor:
         recipe: how images are resized and normalised (`test_size`, `pixels`).
         classes: the name of each label.
         device: "auto" takes a GPU where there is one.
-        batch: images a step. Those of one shape come out as they do alone; others are padded to a common
-            size, which changes what is seen near the padding: scores move in the third digit.
+        batch: images a step. Those of one shape give the same results as alone; others are padded to a
+            common size, which the network sees: scores then move, by hundredths on small images.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         short: another shorter side than the recipe's, in pixels.
         views: looks at each image several times, at sizes of their own, and merges what is found.

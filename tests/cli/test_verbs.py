@@ -102,6 +102,59 @@ def test_predict_draws_and_writes_points_on_request(
     assert (tmp_path / "plain" / "x.png").read_bytes() != (tmp_path / "points" / "x.png").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def verifying(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained small V2 that finds something everywhere."""
+    torch.manual_seed(0)
+    classes = ("ellipse", "rectangle", "triangle", "star")
+    model = by_name("reppoints_v2_nano", {"detector.keep": "20"}).with_classes(classes)
+    detector = model.entry.detector.build()
+    with torch.no_grad():
+        detector.head.cls_out.bias.add_(4)
+    path = tmp_path_factory.mktemp("verifying") / "v2.safetensors"
+    save_weights(path, detector.state_dict(), model.describe())
+    return str(path)
+
+
+def test_predict_draws_all_looks(
+    weights: str, verifying: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """--looks: a sheet of four steps for V2, of three for V1 and merged views; numbers in the file."""
+    image, points = pictures / "a" / "x.png", {"first_points", "second_points"}
+    runs = (
+        ("v2", verifying, [], points | {"regressed"}),
+        ("v1", weights, [], points),
+        ("views", verifying, ["--views", "flip"], points),
+        ("both", verifying, ["--points"], points | {"regressed"}),
+    )
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, file, extra, added in runs:
+        out = tmp_path / name
+        given = ("predict", image, "--weights", file, "--looks", "--score", "0.1", "--out", out)
+        run(capsys, *given, *extra)
+        rows = json.loads((out / "detections.json").read_text())["annotations"]
+        assert rows
+        assert all(row.keys() & {*points, "regressed"} == added for row in rows)
+        sizes[name] = Image.open(out / "x.png").size
+    assert sizes["v2"][1] > 2 * 384  # two by two
+    assert sizes["v1"] == sizes["views"]
+    assert sizes["v1"][0] > 3 * 384  # in a row
+    regressed = json.loads((tmp_path / "v2" / "detections.json").read_text())["annotations"][0]["regressed"]
+    assert np.shape(regressed) == (4,)
+    assert (tmp_path / "both" / "x.png").read_bytes() == (tmp_path / "v2" / "x.png").read_bytes()
+
+
+def test_predict_draws_a_sheet_where_nothing_is_found(
+    verifying: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Corner maps and the picture; no object in the file."""
+    out = tmp_path / "none"
+    given = ("predict", pictures / "a", "--weights", verifying, "--looks", "--score", "1", "--out", out)
+    run(capsys, *given)
+    assert json.loads((out / "detections.json").read_text())["annotations"] == []
+    assert Image.open(out / "x.png").size[0] > 384
+
+
 def test_predict_looks_several_times(
     weights: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
