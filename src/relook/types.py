@@ -149,13 +149,14 @@ class ImageDetections:
         return self.pick(self.scores > score)
 
     def pick(self, rows: Tensor) -> "ImageDetections":
-        """Those that `rows` names, [M] int64 in the order wanted or [N] bool."""
+        """Those that `rows` names, [M] int64 in the order wanted or [N] bool; heat is the whole image's."""
         return ImageDetections(
             self.boxes[rows],
             self.scores[rows],
             self.labels[rows],
             None if self.masks is None else self.masks[rows],
             {name: look[rows] for name, look in self.looks.items()},
+            self.heat,
         )
 
 
