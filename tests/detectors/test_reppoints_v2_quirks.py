@@ -103,6 +103,15 @@ def test_rp_12_a_map_of_one_cell_is_no_error() -> None:
     assert answer(outputs, (3.0, 3.0, 12.0, 12.0), 3) == [0, 0, 0, 0]
 
 
+def test_boxes_that_are_no_numbers_stop_nothing() -> None:
+    """A network that has gone astray gives rubbish, not an index error."""
+    outputs = silent(64, 64)
+    answer(outputs, (float("nan"), float("inf"), float("-inf"), float("nan")), 2)
+    outputs.refine.fill_(float("nan"))
+    outputs.score.fill_(float("nan"))
+    assert build().predict(outputs, torch.tensor([[64, 64]])).boxes.shape[-1] == 4
+
+
 def test_rp_12_scores_and_order_stay() -> None:
     """Verified corners change boxes, not the ranking."""
     detector = build()

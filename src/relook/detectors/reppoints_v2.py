@@ -238,7 +238,7 @@ def verified(outputs: RepPointsV2Outputs, boxes: Tensor, level: Tensor) -> Tenso
     side = torch.tensor([(w, h) for h, w in grid.shapes], device=device)[source][:, :, None]  # [B, N, 1, 2]
     first = first[..., None, None]  # of its points in the row of all
     at = boxes.reshape(*level.shape, 2, 2) / grid.stride[first]  # [B, N, 2, 2] kind; x, y in cells
-    cell = torch.minimum(at.clamp(min=0).long(), (side - 2).clamp(min=0))
+    cell = torch.minimum(at.long().clamp(min=0), (side - 2).clamp(min=0))  # what is no number becomes some
     window = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=device)  # row by row
     cells = torch.minimum(cell[..., None, :] + window, (side - 1)[..., None, :])  # [B, N, 2, 4, 2]
     points = first + cells[..., 1] * side[..., :1] + cells[..., 0]  # [B, N, 2, 4]
