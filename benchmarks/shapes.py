@@ -3,6 +3,7 @@
     python benchmarks/shapes.py                      three runs of each, trained as in `relook demo`
     python benchmarks/shapes.py --save               also into benchmarks/results/
     python benchmarks/shapes.py --seeds 0 --models reppoints_nano reppoints_v2_nano
+    python benchmarks/shapes.py --speed --save       instead: milliseconds of a step and of an image, in turns
 
 Every model sees the same pictures in the same order for the same number of steps with the same optimiser.
 Between runs the seed changes pictures, order and starting weights. torchvision's FCOS, which looks once, has
@@ -148,9 +149,7 @@ def one(name: str, seed: int, epochs: int, folder: Path) -> Run:
     torch.manual_seed(seed)
     classes = len(train.classes)
     ours = "reppoints_nano" if name == PEER else name
-    detector: Detector[Any] = (
-        TorchvisionFcos(classes) if name == PEER else relook.create_model(name, num_classes=classes)
-    )
+    detector = make(name, classes)
     settings = TrainSettings(
         out=folder / f"{name.replace(' ', '-')}-{seed}",
         epochs=epochs,
@@ -175,6 +174,40 @@ def one(name: str, seed: int, epochs: int, folder: Path) -> Run:
     )
 
 
+def make(name: str, classes: int) -> Detector[Any]:
+    """A model with random weights."""
+    return TorchvisionFcos(classes) if name == PEER else relook.create_model(name, num_classes=classes)
+
+
+def speed(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of a training step of 8 pictures and of one picture's detections, alternating."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 128, 128, generator=random)
+    corner = torch.rand(8, 3, 2, generator=random) * 70
+    boxes = torch.cat([corner, corner + 24 + 30 * torch.rand(8, 3, 2, generator=random)], -1)
+    targets = Targets.pad(list(boxes), [torch.arange(3)] * 8, [(128, 128)] * 8)
+    times: dict[str, dict[str, list[float]]] = {}
+    detectors = {name: make(name, 4) for name in names}
+    for i in range(rounds + 1):
+        for name, detector in detectors.items():
+            detector.train()
+            began = time.perf_counter()
+            torch.stack(list(detector.loss(detector(images), targets).values())).sum().backward()
+            step = time.perf_counter() - began
+            detector.zero_grad()
+            detector.eval()
+            began = time.perf_counter()
+            with torch.inference_mode():
+                detector.predict(detector(images[:1]), targets.sizes[:1])
+            if i:  # the first round warms up
+                kept = times.setdefault(name, {"step_ms": [], "image_ms": []})
+                kept["step_ms"].append(1e3 * step)
+                kept["image_ms"].append(1e3 * (time.perf_counter() - began))
+    return {
+        name: {key: statistics.median(values) for key, values in row.items()} for name, row in times.items()
+    }
+
+
 def average(runs: list[Run]) -> dict[str, float]:
     """Mean of every number, and the deviation of those that chance decides."""
     rows = [asdict(run) for run in runs]
@@ -195,9 +228,16 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--speed", action="store_true", help="only time steps and images; nothing is trained")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    if asked.speed:
+        rows = speed(asked.models, 30)
+        print(*(f"{name}: {row}" for name, row in rows.items()), sep="\n")
+        if asked.save:
+            print("saved in", _results.save("shapes_speed", rows))
+        return 0
     runs: dict[str, list[Run]] = {name: [] for name in asked.models}
     with tempfile.TemporaryDirectory() as folder:
         for seed in asked.seeds:  # models take turns, so that a machine that slows down is unfair to none

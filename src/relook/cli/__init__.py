@@ -39,9 +39,10 @@ def overview() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and gives the exit status: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted."""
-    # torch's threads otherwise spin while they wait for each other: beside other work on two cores a
-    # convolution took 61 to 73 ms with spinning and 25 ms without
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # How long torch's threads spin before they sleep while they wait for each other. A training step of
+    # reppoints_v2_nano on two cores, idle and beside two busy programs: 243 and 1065 ms as OpenMP has it,
+    # 463 and 673 without spinning (OMP_WAIT_POLICY=passive), 224 and 638 so
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--traceback" in given:
         given.remove("--traceback")
