@@ -160,7 +160,12 @@ def test_what_goes_wrong_inside_has_its_status(
 
 def test_ctrl_c_ends_with_a_word(tmp_path: Path):
     """SIGINT during a real run: 130, no traceback."""
-    command = [*RELOOK, "demo", "--out", str(tmp_path / "d")]
+    # as from a terminal: what a script starts in the background ignores SIGINT, and so do its children
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from relook.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "demo", "--out", str(tmp_path / "d")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running_demo:
         assert running_demo.stderr is not None
         assert "1 of 4" in running_demo.stderr.readline()
