@@ -7,8 +7,8 @@
 
 Every model sees the same pictures in the same order for the same number of steps with the same optimiser.
 Between runs the seed changes pictures, order and starting weights. torchvision's FCOS, which looks once, has
-relook's backbone, pyramid and training loop, so that nothing but the detector differs; its tower has as many
-3x3 convolutions per branch as RepPoints has altogether, deformable ones included.
+relook's backbone, pyramid and training loop, so that nothing but the detector differs; its towers have
+torchvision's four 3x3 convolutions, with which it has as many parameters as V2.
 """
 
 import argparse

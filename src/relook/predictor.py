@@ -359,12 +359,12 @@ class Predictor:
 
     def _detect(self, ready: Sequence["_Ready"]) -> list[Found]:
         seen: list[list[ImageDetections]] = [[] for _ in ready]
-        heat: list[dict[int, Heat]] = []
+        heat: list[dict[int, Heat]] = [{} for _ in ready]  # stays empty where several views are merged
         for number, view in enumerate(self.views.views):
             prepared = [r.prepared[number] for r in ready]
-            for mine, one, found in zip(seen, prepared, self._look(prepared), strict=True):
-                mine.append(to_original(found, view, width=one.size[1], scale=one.scale))
-                heat.append({stride: _heat(warm, stride, one) for stride, warm in found.heat.items()})
+            for i, (one, found) in enumerate(zip(prepared, self._look(prepared), strict=True)):
+                seen[i].append(to_original(found, view, width=one.size[1], scale=one.scale))
+                heat[i] |= {stride: _heat(warm, stride, one) for stride, warm in found.heat.items()}
         return [
             Found(
                 name=r.name,
@@ -376,7 +376,7 @@ class Predictor:
                 picture=r.picture,
                 heat=warm,
             )
-            for r, mine, warm in zip(ready, seen, heat, strict=False)  # views that are merged have no heat
+            for r, mine, warm in zip(ready, seen, heat, strict=True)
         ]
 
     def _look(self, prepared: Sequence[Prepared]) -> list[ImageDetections]:

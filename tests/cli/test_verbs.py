@@ -15,20 +15,14 @@ from relook.data.shapes import shapes
 from relook.zoo.catalog import find
 from relook.zoo.checkpoint import read_weights, save_weights
 from relook.zoo.models import by_name
+from untrained import untrained
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained small model for the classes of shapes, which finds something everywhere."""
-    torch.manual_seed(0)
-    classes = ("ellipse", "rectangle", "triangle", "star")
-    model = by_name("reppoints_nano", {"detector.keep": "20"}).with_classes(classes)
-    detector = model.entry.detector.build()
-    with torch.no_grad():
-        detector.head.cls_out.bias.add_(4)
     path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
-    save_weights(path, detector.state_dict(), model.describe())
-    return str(path)
+    return str(untrained(path, "reppoints_nano", keep=20))
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +99,8 @@ def test_predict_draws_and_writes_points_on_request(
 @pytest.fixture(scope="module")
 def verifying(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained small V2 that finds something everywhere."""
-    torch.manual_seed(0)
-    classes = ("ellipse", "rectangle", "triangle", "star")
-    model = by_name("reppoints_v2_nano", {"detector.keep": "20"}).with_classes(classes)
-    detector = model.entry.detector.build()
-    with torch.no_grad():
-        detector.head.cls_out.bias.add_(4)
     path = tmp_path_factory.mktemp("verifying") / "v2.safetensors"
-    save_weights(path, detector.state_dict(), model.describe())
-    return str(path)
+    return str(untrained(path, "reppoints_v2_nano", keep=20))
 
 
 def test_predict_draws_all_looks(

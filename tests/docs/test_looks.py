@@ -8,12 +8,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from relook.data.shapes import CLASSES
-from relook.zoo.checkpoint import read_weights, save_weights
-from relook.zoo.models import by_name, open_weights
+from relook.zoo.checkpoint import read_weights
+from relook.zoo.models import open_weights
+from untrained import untrained
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "looks.md").read_text()
@@ -33,14 +33,8 @@ def example() -> ModuleType:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained small V2 that finds something everywhere."""
-    torch.manual_seed(0)
-    model = by_name("reppoints_v2_nano", {"detector.keep": "3"}).with_classes(CLASSES)
-    detector = model.entry.detector.build()
-    with torch.no_grad():
-        detector.head.cls_out.bias.add_(4)
     path = tmp_path_factory.mktemp("weights") / "v2.safetensors"
-    save_weights(path, detector.state_dict(), model.describe())
-    return path
+    return untrained(path, "reppoints_v2_nano", keep=3)
 
 
 def test_the_page_shows_pictures():

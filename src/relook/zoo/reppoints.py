@@ -6,6 +6,7 @@ from relook.backbones.protocol import BackboneConfig
 from relook.backbones.resnet import ResNetConfig
 from relook.backbones.timm_maps import TimmMapsConfig
 from relook.detectors.reppoints import RepPointsConfig
+from relook.detectors.reppoints_v2 import RepPointsV2Config
 from relook.recipe import Augment, Optimizer, Recipe, Resize, Schedule
 from relook.zoo.entry import Entry, Figure
 
@@ -76,21 +77,36 @@ R50 = ResNetConfig()
 MNV2 = TimmMapsConfig(name="mobilenetv2_100")
 
 
-def _authors(
-    name: str, config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float | None = None
+def authors(
+    name: str,
+    config: str,
+    detector: RepPointsConfig | RepPointsV2Config,
+    recipe: Recipe,
+    *,
+    paper: str = PAPER,
+    ap: float | None = None,
+    test_dev: float | None = None,
 ) -> Entry:
+    """A model of the RepPoints V2 authors, with the AP that they name on val2017 and test-dev."""
     publisher = "RepPoints V2 authors"
+    named = (("coco/val2017", ap), ("coco/test-dev", test_dev))
     return Entry(
         name=name,
-        paper=PAPER,
+        paper=paper,
         detector=detector,
         recipe=start(recipe, detector.backbone),
         layout="mmdet",
-        config=f"reppoints_v1/{config}_coco",
+        config=f"{config}_coco",
         publisher=publisher,
-        figures=() if ap is None else (Figure("coco/val2017", "AP", ap, publisher),),
+        figures=tuple(Figure(data, "AP", value, publisher) for data, value in named if value is not None),
         licence="the publisher's; their code is a fork of mmdetection (Apache-2.0)",
     )
+
+
+def _authors(
+    name: str, config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float | None = None
+) -> Entry:
+    return authors(name, f"reppoints_v1/{config}", detector, recipe, ap=ap)
 
 
 def _giou(name: str, config: str, backbone: BackboneConfig, *, ap: float, width: int = 256) -> Entry:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from relook.backbones.protocol import BackboneConfig
 from relook.detectors.reppoints_v2 import RepPointsV2Config
-from relook.zoo.entry import Entry, Figure
+from relook.zoo.entry import Entry
 from relook.zoo.reppoints import (
     AUTHORS_1X,
     AUTHORS_2X,
@@ -15,11 +15,10 @@ from relook.zoo.reppoints import (
     R101_DCN2,
     X101_64,
     X101_DCN2,
-    start,
+    authors,
 )
 
 PAPER = "2007.08508"
-PUBLISHER = "RepPoints V2 authors"
 
 SMOOTH_L1 = RepPointsV2Config()
 GIOU = replace(SMOOTH_L1, box_loss="giou", init_weight=1.0, refine_weight=2.0)
@@ -28,21 +27,9 @@ GIOU = replace(SMOOTH_L1, box_loss="giou", init_weight=1.0, refine_weight=2.0)
 def _authors(
     name: str, config: str, detector: RepPointsV2Config, *, ap: float, test_dev: float | None = None
 ) -> Entry:
-    """A published model, with its AP on val2017 and, where they sent it there, on test-dev."""
-    figures = [Figure("coco/val2017", "AP", ap, PUBLISHER)]
-    if test_dev is not None:
-        figures.append(Figure("coco/test-dev", "AP", test_dev, PUBLISHER))
-    return Entry(
-        name=f"reppoints_v2_{name}",
-        paper=PAPER,
-        detector=detector,
-        recipe=start(AUTHORS_1X if name.endswith("1x") else AUTHORS_2X, detector.backbone),
-        layout="mmdet",
-        config=f"reppoints_v2/reppoints_v2_{config}_coco",
-        publisher=PUBLISHER,
-        figures=tuple(figures),
-        licence="the publisher's; their code is a fork of mmdetection (Apache-2.0)",
-    )
+    recipe = AUTHORS_1X if name.endswith("1x") else AUTHORS_2X
+    config = f"reppoints_v2/reppoints_v2_{config}"
+    return authors(f"reppoints_v2_{name}", config, detector, recipe, paper=PAPER, ap=ap, test_dev=test_dev)
 
 
 def _giou(backbone: BackboneConfig, width: int = 256) -> RepPointsV2Config:

@@ -1,0 +1,20 @@
+"""Weights of small models that nobody trained, for tests that need a file rather than a good answer."""
+
+from pathlib import Path
+
+import torch
+
+from relook.data.shapes import CLASSES
+from relook.zoo.checkpoint import save_weights
+from relook.zoo.models import by_name
+
+
+def untrained(path: Path, name: str, *, keep: int) -> Path:
+    """A weights file of that model for the classes of shapes, which finds `keep` objects everywhere."""
+    torch.manual_seed(0)
+    model = by_name(name, {"detector.keep": str(keep)}).with_classes(CLASSES)
+    detector = model.entry.detector.build()
+    with torch.no_grad():
+        detector.head.cls_out.bias.add_(4)
+    save_weights(path, detector.state_dict(), model.describe())
+    return path
