@@ -22,17 +22,21 @@ from relook.types import Detections
 from relook.views import parse
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
+VIEWS = ("100%", "100%+flip,50%", "25%,50%+flip")
 TWO = """
+import os
 import sys
+import time
 from tiny_detector import RECIPE, tiny, tiny_data
 from relook.evaluate.run import evaluate
 from relook.views import parse
-import os
-for views in (None, parse("100%+flip,50%", RECIPE.test_size)):
-    data = tiny_data(7, "val")
+for i, text in enumerate(sys.argv[2:]):
+    if os.environ["RANK"] == str(i % 2):
+        time.sleep(1)  # the other process is at this evaluation long before
+    data, views = tiny_data(7, "val"), parse(text, RECIPE.test_size)
     result = evaluate(tiny(), RECIPE, data, batch=2, workers=0, device="cpu", views=views)
     assert bool(result.detections) == (os.environ["RANK"] == "0")
-    result.save(f"{sys.argv[1]}/{os.environ['RANK']}/{result.views}")
+    result.save(f"{sys.argv[1]}/{os.environ['RANK']}/{i}")
 """
 
 
@@ -140,13 +144,13 @@ def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_processes_give_the_same_numbers(tmp_path: Path) -> None:
     """The same report in both processes, equal to one process's, in several views too; the detections are in
-    the first only."""
+    the first only. One evaluation after the other, whichever process comes to it first."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(script), str(tmp_path)],
+        [*command, str(script), str(tmp_path), *VIEWS],
         env=environment,
         capture_output=True,
         text=True,
@@ -154,16 +158,14 @@ def test_two_processes_give_the_same_numbers(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for views in (None, parse("100%+flip,50%", RECIPE.test_size)):
-        data = tiny_data(7, "val")
+    for i, text in enumerate(VIEWS):
+        data, views = tiny_data(7, "val"), parse(text, RECIPE.test_size)
         one = evaluate(tiny(), RECIPE, data, batch=2, workers=0, device="cpu", progress=False, views=views)
-        reports = [
-            json.loads((tmp_path / rank / str(one.views) / "metrics.json").read_text()) for rank in "01"
-        ]
-        for report in reports:
+        for rank in "01":
+            report = json.loads((tmp_path / rank / str(i) / "metrics.json").read_text())
             assert report["numbers"] == one.report.numbers
             assert report["per_class"] == one.report.per_class
-        found = json.loads((tmp_path / "0" / str(one.views) / "detections.json").read_text())
+        found = json.loads((tmp_path / "0" / str(i) / "detections.json").read_text())
         assert [(r["image_id"], r["category_id"]) for r in found] == [
             (r["image_id"], r["category_id"]) for r in one.detections
         ]

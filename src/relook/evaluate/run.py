@@ -3,6 +3,7 @@
 Under torchrun every process takes its share of the images; the first one scores, all get the report.
 """
 
+import itertools
 import json
 import os
 import time
@@ -10,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from relook.data.batches import Batch, Loader, eval_loader
 from relook.data.sample import Source
@@ -227,11 +229,25 @@ def _processes() -> Generator[None]:
     if alone or not dist.is_available() or dist.is_initialized():
         yield
         return
-    dist.init_process_group("gloo")  # only Python objects travel, once, at the end
+    store, rank, world = _meeting()
+    # Under a name of its own, since a store keeps what it was told: of an earlier group it would hand out
+    # addresses at which nobody listens any more.
+    own = PrefixStore(f"relook/evaluate/{next(_groups)}", store)
+    # only Python objects travel, once, at the end
+    dist.init_process_group("gloo", store=own, rank=rank, world_size=world)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+_groups = itertools.count()  # evaluations of several processes so far; the same number in each of them
+
+
+@cache
+def _meeting() -> tuple[Store, int, int]:
+    """Where the processes meet, this process, number of processes; one place for all evaluations."""
+    return next(cast("Any", dist).rendezvous("env://"))  # torch's types stop here
 
 
 def _place() -> tuple[int, int]:
