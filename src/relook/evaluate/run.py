@@ -232,9 +232,9 @@ def _processes() -> Generator[None]:
     store, rank, world = _meeting()
     # Under a name of its own, since a store keeps what it was told: of an earlier group it would hand out
     # addresses at which nobody listens any more.
-    own = PrefixStore(f"relook/evaluate/{next(_groups)}", store)
+    fresh = PrefixStore(f"relook/evaluate/{next(_groups)}", store)
     # only Python objects travel, once, at the end
-    dist.init_process_group("gloo", store=own, rank=rank, world_size=world)
+    dist.init_process_group("gloo", store=fresh, rank=rank, world_size=world)
     try:
         yield
     finally:
