@@ -27,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test slow gpu lint format types law check bench docs pages parity wheel lock clean moved
+.PHONY: help install demo test slow gpu oldest lint format types law check bench docs pages parity wheel lock clean moved
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -57,6 +57,12 @@ gpu: $(STAMP)  ## the tests that need a GPU
 
 slow: $(STAMP)  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(TESTS)
+
+oldest: $(STAMP)  ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-oldest
+	$(PYTHON) -m venv --clear $(VENV)-oldest
+	$(PY) tools/floors.py > $(VENV)-oldest/floors.txt
+	$(VENV)-oldest/bin/python -m pip install --quiet --requirement $(VENV)-oldest/floors.txt --editable .
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 lint: $(STAMP)  ## ruff, its formatter, spelling, tidy files
 	$(BIN)/ruff check .
@@ -98,4 +104,4 @@ lock: $(STAMP)  ## write constraints.txt from what is installed now
 	@touch $(STAMP)
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) dist build site .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest dist build site .cache .pytest_cache .ruff_cache .hypothesis

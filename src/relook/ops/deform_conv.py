@@ -78,8 +78,8 @@ def deform_conv2d(  # noqa: PLR0913 (torchvision's signature)
     mask = None if mask is None else mask.to(exact)
     device, path = x.device.type, _choose(x)
     # Entered only where needed: an exported graph would hide the operator inside an autocast region.
-    # Some devices (meta) have no autocast to ask.
-    narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    # The device meta has no autocast to ask.
+    narrow = device != "meta" and torch.is_autocast_enabled(device)
     widened = torch.autocast(device, enabled=False) if narrow else nullcontext()
     with widened:
         if path == "fast":
