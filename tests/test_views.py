@@ -1,6 +1,7 @@
 """Several views of an image and their one answer."""
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 import relook
 from relook.data.sample import Sample
 from relook.data.shapes import CLASSES
+from relook.data.transforms import Prepared, prepare
 from relook.evaluate.run import evaluate
 from relook.predictor import Found, Predictor
 from relook.recipe import Resize
@@ -404,6 +406,27 @@ def test_views_of_a_batch_are_those_of_single_images():
         assert a.labels.tolist() == b.labels.tolist()
         assert a.objects.looks["init_points"].shape == (len(a), 9, 2)
         assert a.boxes.shape != c.boxes.shape or not torch.equal(a.boxes, c.boxes)
+
+
+@pytest.mark.parametrize("views", [2, 12])
+def test_more_views_are_not_more_pictures_in_memory(monkeypatch: pytest.MonkeyPatch, views: int):
+    """Of each picture the first view, the one that is looked at and the next; of those ahead the first."""
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most = 0
+
+    def counted(*given: Any, **settings: Any) -> Prepared:
+        nonlocal most
+        made = prepare(*given, **settings)
+        alive.add(made.image)
+        most = max(most, len(alive))
+        return made
+
+    monkeypatch.setattr("relook.predictor.prepare", counted)
+    sizes = many(*(View(short=40 + i, long=80) for i in range(views)))
+    look = Predictor(looking(), RECIPE, CLASSES, device="cpu", views=sizes)
+    assert len(list(look(photos() * 4))) == 20
+    ahead = 4 + 1  # as `Predictor` reads ahead, and the one that is asked for
+    assert most <= 3 + ahead + 1
 
 
 def test_predict_and_evaluate_see_the_same_in_several_views():

@@ -3,9 +3,9 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -25,7 +25,7 @@ from relook.draw_looks import CornerMap, Panel, fitted, panels, sheet
 from relook.files import whole_file
 from relook.recipe import Recipe
 from relook.types import Detections, ImageDetections
-from relook.views import Views, merge, own, to_original
+from relook.views import View, Views, merge, own, to_original
 
 Precision = Literal["32", "bf16", "fp16"]
 
@@ -316,55 +316,63 @@ class Predictor:
 
     def _run(self, source: Iterator[Picture], stream: Stream) -> Iterator[Found]:
         ready: list[_Ready] = []
-        for waiting in self._read(source):
-            try:
-                ready.append(waiting.ready.result())
-            except BrokenImage as error:
-                stream.skip(waiting.name, str(error))
-            if len(ready) == self.batch:
-                yield from self._detect(ready)
-                ready = []
-        if ready:
-            yield from self._detect(ready)
+        with (
+            ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="relook-read") as pool,
+            closing(self._read(source, pool)) as read,
+        ):
+            for waiting in read:
+                try:
+                    ready.append(waiting.ready.result())
+                except BrokenImage as error:
+                    stream.skip(waiting.name, str(error))
+                if len(ready) == self.batch:
+                    yield from self._detect(ready, pool)
+                    ready = []
+            if ready:
+                yield from self._detect(ready, pool)
 
-    def _read(self, source: Iterator[Picture]) -> Iterator["_Waiting"]:
+    def _read(self, source: Iterator[Picture], pool: ThreadPoolExecutor) -> Generator["_Waiting"]:
         """Decodes in threads, a few images ahead; no more than those are in memory."""
-        ahead = max(1, max(4, 2 * self.batch) // len(self.views))  # an image is there once for each view
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="relook-read") as pool:
-            queue: deque[_Waiting] = deque()
-            try:
-                for number, picture in enumerate(source, start=1):
-                    name = str(picture) if isinstance(picture, (str, Path)) else f"image {number}"
-                    queue.append(_Waiting(name, pool.submit(self._prepare, picture, name)))
-                    if len(queue) > ahead:
-                        yield queue.popleft()
-                while queue:
+        ahead = max(4, 2 * self.batch)
+        queue: deque[_Waiting] = deque()
+        try:
+            for number, picture in enumerate(source, start=1):
+                name = str(picture) if isinstance(picture, (str, Path)) else f"image {number}"
+                queue.append(_Waiting(name, pool.submit(self._decode, picture, name)))
+                if len(queue) > ahead:
                     yield queue.popleft()
-            finally:
-                for waiting in queue:
-                    waiting.ready.cancel()
+            while queue:
+                yield queue.popleft()
+        finally:
+            for waiting in queue:
+                waiting.ready.cancel()
 
-    def _prepare(self, picture: Picture, name: str) -> "_Ready":
+    def _decode(self, picture: Picture, name: str) -> "_Ready":
         image = pixels(picture, name)
-        prepared = tuple(
-            prepare(
-                image,
-                resize=view.resize(self.recipe.test_size),
-                pixels=self.recipe.pixels,
-                mirrored=view.mirrored,
-            )
-            for view in self.views.views
-        )
-        return _Ready(picture, name, (image.shape[0], image.shape[1]), prepared)
+        first, *more = self.views.views
+        size = (image.shape[0], image.shape[1])
+        return _Ready(picture, name, size, self._prepare(image, first), image if more else None)
 
-    def _detect(self, ready: Sequence["_Ready"]) -> list[Found]:
+    def _prepare(self, image: NDArray[np.uint8], view: View) -> Prepared:
+        resize = view.resize(self.recipe.test_size)
+        return prepare(image, resize=resize, pixels=self.recipe.pixels, mirrored=view.mirrored)
+
+    def _detect(self, ready: Sequence["_Ready"], pool: ThreadPoolExecutor) -> list[Found]:
         seen: list[list[ImageDetections]] = [[] for _ in ready]
         heat: list[dict[int, Heat]] = [{} for _ in ready]  # stays empty where several views are merged
-        for number, view in enumerate(self.views.views):
-            prepared = [r.prepared[number] for r in ready]
+        views, prepared = self.views.views, [r.first for r in ready]
+        for number, view in enumerate(views):
+            # the next view is made while the network looks at this one, and none after it
+            coming = [
+                pool.submit(self._prepare, r.image, after)
+                for after in views[number + 1 : number + 2]
+                for r in ready
+                if r.image is not None
+            ]
             for i, (one, found) in enumerate(zip(prepared, self._look(prepared), strict=True)):
                 seen[i].append(to_original(found, view, width=one.size[1], scale=one.scale))
                 heat[i] |= {stride: _heat(warm, stride, one) for stride, warm in found.heat.items()}
+            prepared = [one.result() for one in coming]
         return [
             Found(
                 name=r.name,
@@ -400,7 +408,8 @@ class _Ready:
     picture: Picture
     name: str
     original: tuple[int, int]  # height, width
-    prepared: tuple[Prepared, ...]  # one for each view
+    first: Prepared  # for the first view
+    image: NDArray[np.uint8] | None  # [H, W, 3] for further views, where there are any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
