@@ -2,6 +2,7 @@
 
     python benchmarks/shapes.py                      three runs of each, trained as in `relook demo`
     python benchmarks/shapes.py --save               also into benchmarks/results/
+    python benchmarks/shapes.py --at-once 2          two of them at a time, each in a process of its own
     python benchmarks/shapes.py --seeds 0 --models reppoints_nano reppoints_v2_nano
     python benchmarks/shapes.py --speed --save       instead: milliseconds of a step and of an image, in turns
 
@@ -12,11 +13,13 @@ torchvision's four 3x3 convolutions, with which it has as many parameters as V2.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections import OrderedDict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -143,8 +146,6 @@ class Run:
 def one(name: str, seed: int, epochs: int, folder: Path) -> Run:
     """Trains a model on the shapes of a seed and scores it."""
     data = folder / f"shapes-{seed}"
-    if not data.is_dir():
-        write_shapes(data, train=TRAIN, val=VAL, seed=seed)
     train, val = read(data, "train"), read(data, "val")
     torch.manual_seed(seed)
     classes = len(train.classes)
@@ -227,7 +228,10 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="MODEL")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument(
+        "--at-once", type=int, default=1, metavar="N", help="runs that go on at the same time"
+    )
     parser.add_argument("--speed", action="store_true", help="only time steps and images; nothing is trained")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
     asked = parser.parse_args()
@@ -239,11 +243,19 @@ def main() -> int:
             print("saved in", _results.save("shapes_speed", rows))
         return 0
     runs: dict[str, list[Run]] = {name: [] for name in asked.models}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in asked.seeds:  # models take turns, so that a machine that slows down is unfair to none
-            for name in asked.models:
-                runs[name].append(one(name, seed, asked.epochs, Path(folder)))
-                print(seed, name, runs[name][-1], flush=True)
+    alone = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(asked.at_once, alone, torch.set_num_threads, (asked.threads,)) as pool,
+    ):
+        for seed in asked.seeds:
+            write_shapes(Path(folder) / f"shapes-{seed}", train=TRAIN, val=VAL, seed=seed)
+        # models take turns, so that a machine that slows down is unfair to none
+        pairs = [(seed, name) for seed in asked.seeds for name in asked.models]
+        waiting = [pool.submit(one, name, seed, asked.epochs, Path(folder)) for seed, name in pairs]
+        for (seed, name), done in zip(pairs, waiting, strict=True):
+            runs[name].append(done.result())
+            print(seed, name, runs[name][-1], flush=True)
     averages = {name: average(each) for name, each in runs.items()}
     table = Table("model", *next(iter(averages.values())), title=f"{len(asked.seeds)} runs, ± one deviation")
     for name, row in averages.items():

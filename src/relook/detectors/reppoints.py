@@ -39,6 +39,7 @@ from relook.parts.point_sets import (
     scale_gradient,
     start_normal,
     start_rare,
+    start_spread,
     tower,
 )
 from relook.types import Detections, Losses, Targets, record, wide
@@ -61,6 +62,7 @@ class RepPointsConfig:
     deform_std: float | None = (
         None  # initial weights of the deformable kernels: normal; None: Kaiming-uniform
     )
+    start_reach: float = 0.0  # strides; published: untrained, all nine points lie on their location
     init_assign: Literal["nearest_point", "max_iou"] = "nearest_point"
     refine_assign: Literal["max_iou", "atss"] = "max_iou"
     object_scale: float = 4.0  # section 4.2: a box of side s belongs to stride s / 4
@@ -271,7 +273,7 @@ class RepPointsHead(nn.Module):
         self.refine_out = nn.Conv2d(width, numbers, 1)
         self.kernel: Tensor
         self.register_buffer("kernel", plain_kernel(), persistent=False)
-        self._start(config.deform_std)
+        self._start(config.deform_std, config.start_reach)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cls, reg = self.cls_tower(x), self.reg_tower(x)
@@ -288,9 +290,11 @@ class RepPointsHead(nn.Module):
         refine = grid_on_box(grid_box(first.detach(), refine)) if self.grid_points else refine + init.detach()
         return logits, init, refine
 
-    def _start(self, deform_std: float | None) -> None:
+    def _start(self, deform_std: float | None, reach: float) -> None:
         start_normal(self)
         start_rare(self.cls_out)
+        if not self.grid_points:  # which start as a grid anyway
+            start_spread(self.init_out, reach)
         for conv in (self.cls_conv, self.refine_conv):
             if deform_std is None:
                 nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")

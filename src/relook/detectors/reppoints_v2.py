@@ -41,6 +41,7 @@ from relook.parts.point_sets import (
     start_kaiming,
     start_normal,
     start_rare,
+    start_spread,
     tower,
 )
 from relook.types import Detections, Losses, Targets, record, wide
@@ -58,6 +59,7 @@ class RepPointsV2Config:
     tower: int = 3  # 3x3 convolutions per branch before the points
     corner_width: int = 64  # channels in which corners are pooled
     gradient_scale: float = 0.1  # of the gradient that reaches the init points through the deformable kernels
+    start_reach: float = 0.0  # strides; published: untrained, all nine points lie on their location
     object_scale: float = 4.0  # a box of side s belongs to stride s / 4
     atss_candidates: int = 9  # per level
     corner_overlap: float = 0.7  # how far a corner's heat reaches
@@ -304,7 +306,7 @@ class RepPointsV2Head(nn.Module):
         self.refine_out = nn.Conv2d(width, 2 * POINTS, 1)
         self.kernel: Tensor
         self.register_buffer("kernel", plain_kernel(), persistent=False)
-        self._start()
+        self._start(config.start_reach)
 
     def forward(self, x: Tensor) -> HeadMaps:
         cls, reg = self.cls_tower(x), self.reg_tower(x)
@@ -324,7 +326,7 @@ class RepPointsV2Head(nn.Module):
         refine = self.refine_out(F.relu(look(torch.cat([reg, seen], dim=1), where, self.refine_conv)))
         return HeadMaps(logits, init, refine + init.detach(), score, corner, sem)
 
-    def _start(self) -> None:
+    def _start(self, reach: float) -> None:
         """Published starting weights: all normal, but for what `CornerPooling` and `sem_embedding` draw."""
         for part in self.children():
             if not isinstance(part, CornerPooling):
@@ -332,6 +334,7 @@ class RepPointsV2Head(nn.Module):
         start_kaiming(self.sem_embedding)
         for conv in (self.cls_out, self.sem_out, self.top_left_score, self.bottom_right_score):
             start_rare(conv)
+        start_spread(self.init_out, reach)
 
 
 class CornerPooling(nn.Module):

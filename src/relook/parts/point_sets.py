@@ -86,6 +86,16 @@ def start_rare(conv: nn.Conv2d) -> None:
     nn.init.constant_(cast("Tensor", conv.bias), PRIOR)
 
 
+def start_spread(conv: nn.Conv2d, reach: float) -> None:
+    """The nine points start as a 3 x 3 grid, `reach` strides to each side of their location.
+
+    Opposite corners come first, and the other two next: the box of any kind is then that of the grid.
+    """
+    grid = plain_kernel().reshape(POINTS, 2)[[0, 8, 2, 6, 1, 3, 4, 5, 7]]
+    with torch.no_grad():
+        cast("Tensor", conv.bias).copy_(reach * grid.flatten())
+
+
 def class_loss(logits: Tensor, assigned: Assignment, targets: Targets) -> Tensor:
     """Focal loss of logits [B, P, C] over all points that are not ignored, per positive -> scalar."""
     classes = torch.arange(logits.shape[-1], device=logits.device)

@@ -135,13 +135,15 @@ def _mmdet(config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float 
     )
 
 
-# ours, for CPUs: learns from nothing, on small images; by moment, so that the points spread over the object
+# ours, for CPUs: learns from nothing, on small images; by moment, so that the points spread over the object,
+# and from the box that belongs to their level, so that the second look sees an object from the first step on
 NANO = RepPointsConfig(
     backbone=TimmMapsConfig(name="cs3darknet_s"),
     extra_levels=1,
     width=64,
     norm_groups=16,
     tower=1,
+    start_reach=2.0,
     refine_assign="atss",
     box_loss="giou",
     init_weight=1.0,

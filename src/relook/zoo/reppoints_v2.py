@@ -45,6 +45,7 @@ NANO_V2 = replace(
     norm_groups=NANO.norm_groups,
     tower=NANO.tower,
     corner_width=NANO.width // 4,
+    start_reach=NANO.start_reach,
 )
 
 ENTRIES = (

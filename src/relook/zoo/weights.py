@@ -26,6 +26,7 @@ TRAINING_ONLY: Final = frozenset(  # settings of detectors that say how to train
         "gradient_scale",
         "moment_scale",
         "deform_std",
+        "start_reach",
         "init_assign",
         "refine_assign",
         "object_scale",
