@@ -58,9 +58,9 @@ gpu: $(STAMP)  ## the tests that need a GPU
 slow: $(STAMP)  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(TESTS)
 
-oldest: $(STAMP)  ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-oldest
+oldest:  ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-oldest
 	$(PYTHON) -m venv --clear $(VENV)-oldest
-	$(PY) tools/floors.py > $(VENV)-oldest/floors.txt
+	$(VENV)-oldest/bin/python tools/floors.py > $(VENV)-oldest/floors.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet --requirement $(VENV)-oldest/floors.txt --editable .
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
