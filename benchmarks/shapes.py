@@ -1,6 +1,6 @@
 """Small detectors that learn generated shapes from nothing: what looking twice, and verifying, is worth.
 
-    python benchmarks/shapes.py                      three runs of each, trained as in `relook demo`
+    python benchmarks/shapes.py                      three runs of each, with the data of `relook demo`
     python benchmarks/shapes.py --save               also into benchmarks/results/
     python benchmarks/shapes.py --at-once 2          two of them at a time, each in a process of its own
     python benchmarks/shapes.py --seeds 0 --models reppoints_nano reppoints_v2_nano
@@ -48,7 +48,8 @@ from relook.zoo.reppoints import NANO
 
 PEER = "torchvision FCOS"
 MODELS = ("reppoints_nano", "reppoints_v2_nano", PEER)
-TRAIN, VAL, EPOCHS = 2000, 200, 4  # of `relook demo`
+TRAIN, VAL = 2000, 200  # pictures of `relook demo`
+EPOCHS = 4  # one more than there
 
 
 # -- the peer ----------------------------------------------------------------------------------

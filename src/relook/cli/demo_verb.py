@@ -38,7 +38,7 @@ class Plan:
     shown: int  # pictures on the page
 
 
-FULL = Plan(train=2000, val=200, epochs=4, validate_every=2, shown=8)
+FULL = Plan(train=2000, val=200, epochs=3, validate_every=1, shown=8)
 SHORT = Plan(train=160, val=32, epochs=2, validate_every=1, shown=4)
 
 
