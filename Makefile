@@ -50,7 +50,7 @@ demo: $(STAMP)  ## train the small model on generated images, evaluate it, write
 	$(BIN)/relook demo $(if $(SHORT),--short)
 
 test: $(STAMP)  ## all fast tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(or $(TESTS),--write-parity)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadscope $(or $(TESTS),--write-parity)
 
 gpu: $(STAMP)  ## the tests that need a GPU
 	$(PY) -m pytest -m gpu $(TESTS)
@@ -62,7 +62,7 @@ oldest:  ## the fast tests with the oldest packages that pyproject.toml allows, 
 	$(PYTHON) -m venv --clear $(VENV)-oldest
 	$(VENV)-oldest/bin/python tools/floors.py > $(VENV)-oldest/floors.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet --requirement $(VENV)-oldest/floors.txt --editable .
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)-oldest/bin/python -m pytest -n $(WORKERS) --dist loadscope $(TESTS)
 
 lint: $(STAMP)  ## ruff, its formatter, spelling, tidy files
 	$(BIN)/ruff check .
@@ -89,7 +89,7 @@ pages: $(STAMP)  ## write the generated parts of README.md and docs/ anew
 	$(PY) tools/pages.py
 
 parity: $(STAMP)  ## compare with the published code anew and write docs/parity.md
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup tests/golden --write-parity
+	$(PY) -m pytest -n $(WORKERS) --dist loadscope tests/golden --write-parity
 
 docs: pages  ## the documentation as a site in site/
 	$(BIN)/zensical build --clean --strict

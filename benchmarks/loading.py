@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.table import Table
 from torchvision.transforms.v2 import functional as F
 
-from relook.data.batches import train_loader
-from relook.data.images import read_image
+from relook.data.decode import read_image
+from relook.data.loading import train_loader
 from relook.data.sample import Sample, Source
 from relook.data.shapes import shapes
 from relook.data.transforms import Draw, normalise_into, reshape_image, resized_size
-from relook.recipe import Augment, Recipe, Resize
+from relook.recipe import Augment, KeepRatio, Recipe
 
 HEIGHT, WIDTH, BOXES = 480, 640, 12
 GOAL = 25.0  # milliseconds per image and core
@@ -68,7 +68,7 @@ def stages(data: bytes) -> dict[str, Callable[[], Any]]:
     image = read_image(data)
     new = resized_size(HEIGHT, WIDTH, short=800, long=1333)
     plain, turned = Draw(short=800), Draw(short=800, mirrored=True)
-    resize = Resize()
+    resize = KeepRatio()
     small = reshape_image(image, plain, resize)
     mirrored = reshape_image(image, turned, resize)
     place = torch.zeros(3, 800, 1088)
@@ -114,7 +114,7 @@ def dataset(folder: Path, data: bytes, count: int) -> Source:
                 boxes=boxes,
                 labels=labels,
                 crowd=flags,
-                left_out=flags,
+                ignore=flags,
                 area=area,
             )
         )
@@ -162,7 +162,7 @@ def measure(rounds: int) -> dict[str, float]:
     figures = alternate(stages(data), rounds=rounds)
     published = Recipe(augment=Augment(flip=1.0))
     jittered = Recipe(augment=Augment(flip=1.0, jitter=0.4))
-    scales = Recipe(train_size=Resize(short=(480, 960), between=True))
+    scales = Recipe(train_size=KeepRatio(short=(480, 960), between=True))
     with tempfile.TemporaryDirectory() as name:
         source = dataset(Path(name), data, 8)
         epochs = {

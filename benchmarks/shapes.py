@@ -36,13 +36,13 @@ from torchvision.models.detection.image_list import ImageList
 
 import relook
 from relook.backbones.protocol import BackboneConfig
-from relook.data.detect_format import read
+from relook.data.formats.detect import read
 from relook.data.shapes import write_shapes
 from relook.detector import Detector
-from relook.evaluate.run import evaluate
+from relook.evaluation import evaluate
 from relook.parts.fpn import FPN
-from relook.train.fit import fit
-from relook.train.settings import TrainSettings
+from relook.training.fit import fit
+from relook.training.settings import TrainSettings
 from relook.types import Detections, Losses, Targets, record
 from relook.zoo.reppoints import NANO
 

@@ -3,7 +3,7 @@
     python examples/looks.py                                  trains reppoints_v2_nano, then draws
     python examples/looks.py --weights runs/looks/best.safetensors    only draws
 
-Everything is drawn by `Found.plot(looks=True)` and `Found.panels()`, as `relook predict --looks` does it.
+Everything is drawn by `Result.plot(looks=True)` and `Result.panels()`, as `relook predict --looks` does it.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 import relook
 from relook.data.shapes import shapes
-from relook.predictor import Found, Predictor, save_picture
+from relook.predictor import Predictor
+from relook.results.result import Result, save_picture
 
 SIDE = 192  # pixels of a picture: large enough that some objects are verified on a finer map than their own
 STEPS = ("first", "verification", "second", "answer")  # a picture for each panel
@@ -39,7 +40,7 @@ def train(folder: Path, *, pictures: int, epochs: int) -> Path:
     return result.best or result.last
 
 
-def seen(look: Predictor, number: int, score: float) -> Found:
+def seen(look: Predictor, number: int, score: float) -> Result:
     """What is found in one picture that no training has shown."""
     sample = shapes(number + 1, split="val", side=SIDE).samples[number]
     return look.one(sample.image()).above(score)

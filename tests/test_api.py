@@ -12,9 +12,9 @@ import torch
 
 import relook
 from relook.api import TrainOptions
-from relook.train.settings import TrainSettings
-from relook.zoo.checkpoint import save_weights
-from relook.zoo.models import by_name
+from relook.training.settings import TrainSettings
+from relook.weights.checkpoint import save_weights
+from relook.weights.models import by_name
 
 
 def weights(path: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
@@ -50,10 +50,10 @@ def test_import_is_light():
 
 def test_relook_train_is_the_room_and_the_function():
     """It can be called, and its modules can be imported by any of Python's ways."""
-    import relook.train.settings as room  # noqa: PLC0415
+    import relook.training.settings as room  # noqa: PLC0415
 
     assert room.TrainSettings is TrainSettings
-    assert relook.train.settings is room
+    assert relook.training.settings is room
     assert callable(relook.train)
     with pytest.raises(ValueError, match="did you mean 'epochs'"):
         relook.train(model="reppoints_nano", data="shapes", epoch=3)

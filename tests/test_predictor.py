@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from relook.data.images import BrokenImage
+from relook.data.decode import BrokenImage
 from relook.detector import Detector
-from relook.predictor import Found, Predictor
-from relook.recipe import Pixels, Recipe, Resize
-from relook.types import Detections, Losses, Targets
+from relook.predictor import Predictor
+from relook.recipe import KeepRatio, Pixels, Recipe, Stretch
+from relook.results.result import Result
+from relook.types import Detections, Look, Losses, Targets
 
-RECIPE = Recipe(test_size=Resize(short=(64,), long=200), pixels=Pixels(mean=(0, 0, 0), std=(1, 1, 1)))
+RECIPE = Recipe(test_size=KeepRatio(short=(64,), long=200), pixels=Pixels(mean=(0, 0, 0), std=(1, 1, 1)))
 
 
 class Brightest(Detector[Tensor]):
@@ -30,17 +31,21 @@ class Brightest(Detector[Tensor]):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(1))
         self.shapes: list[tuple[int, ...]] = []
+        self.originals: list[list[int]] = []
+        self.explained = 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.shapes.append(tuple(images.shape))
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
         assert not self.training
         return images.amax(1) * self.scale
 
     def loss(self, outputs: Tensor, targets: Targets) -> Losses:
         raise NotImplementedError
 
-    def predict(self, outputs: Tensor, sizes: Tensor) -> Detections:
+    def predict(self, outputs: Tensor, sizes: Tensor, originals: Tensor | None = None) -> Detections:
+        assert originals is not None
+        self.originals += originals.tolist()
         boxes = []
         for image, (height, width) in zip(outputs, sizes.tolist(), strict=True):
             bright = image[:height, :width] > 200
@@ -48,16 +53,15 @@ class Brightest(Detector[Tensor]):
             boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else [0, 0, 0, 0])
         box = torch.tensor(boxes, dtype=torch.float32)[:, None]
         count = (box[:, 0, 2] > 0).long()
-        looks = {
-            "init_points": box[:, :, None, :2].repeat(1, 1, 9, 1),
-            "refine_points": box[:, :, None, 2:].repeat(1, 1, 9, 1),
-        }
-        return Detections(
-            box,
-            torch.full((len(box), 1), 0.75),
-            torch.ones(len(box), 1, dtype=torch.int64),
-            count,
-            looks=looks,
+        scores, labels = torch.full((len(box), 1), 0.75), torch.ones(len(box), 1, dtype=torch.int64)
+        return Detections(box, scores, labels, count)
+
+    def explain(self, outputs: Tensor, found: Detections, sizes: Tensor) -> tuple[Look, ...]:
+        self.explained += 1
+        first, second = (found.boxes[:, :, None, x].repeat(1, 1, 9, 1) for x in (slice(2), slice(2, 4)))
+        return (
+            Look("first look", "Where.", points=first),
+            Look("second look", "What.", points=second, joined=True),
         )
 
 
@@ -81,12 +85,15 @@ def _write(path: Path, image: np.ndarray) -> Path:
 
 def test_boxes_and_points_come_back_in_original_pixels_by_the_true_ratios(look: Predictor):
     """48 x 127 becomes 64 x 169 (not 169.33): boxes and points return to where the object is."""
-    found = look.one(_image(48, 127, (40, 10, 80, 30)))
+    found = look.one(_image(48, 127, (40, 10, 80, 30)), looks=True)
     assert (found.height, found.width) == (48, 127)
     assert found.boxes.tolist()[0] == pytest.approx([40, 10, 80, 30], abs=1.0)
     network = torch.tensor([round(v) for v in [40 * 169 / 127, 10 * 64 / 48]])
-    assert found.objects.looks["init_points"].shape == (1, 9, 2)
-    assert found.objects.looks["init_points"][0, 0].tolist() == found.boxes[0, :2].tolist()
+    points = found.asked_looks()[0].points
+    assert points is not None
+    assert points.shape == (1, 9, 2)
+    assert points[0, 0].tolist() == found.boxes[0, :2].tolist()
+    assert found.boxes.dtype == points.dtype == torch.float64
     x = found.boxes[0, 0].item() * 169 / 127
     assert x == pytest.approx(round(x), abs=1e-4), f"whole network pixels, near {network}"
 
@@ -219,7 +226,7 @@ def test_a_long_folder_needs_no_more_memory_than_a_short_one(look: Predictor, tm
 
 def test_results_convert(look: Predictor, tmp_path: Path):
     """COCO results, supervision's record, names, a threshold, and a picture on disk."""
-    found = look.one(_image(64, 64, (16, 16, 40, 48)))
+    found = look.one(_image(64, 64, (16, 16, 40, 48)), looks=True)
     assert found.names == ["bright"]
     assert len(found) == 1
     assert found.to_coco(7) == [
@@ -227,7 +234,7 @@ def test_results_convert(look: Predictor, tmp_path: Path):
     ]
     assert found.to_coco(category_ids=[5, 9])[0]["category_id"] == 9
     assert len(found.above(0.75)) == 0
-    assert isinstance(found.above(0.5), Found)
+    assert isinstance(found.above(0.5), Result)
     detections = found.to_supervision()
     assert detections.xyxy.tolist() == [[16.0, 16.0, 40.0, 48.0]]
     assert detections.data["class_name"].tolist() == ["bright"]
@@ -244,14 +251,43 @@ def test_results_convert(look: Predictor, tmp_path: Path):
 
 def test_an_image_without_objects_is_a_result(look: Predictor):
     """Nothing found is no error anywhere."""
-    found = look.one(_image(32, 32))
+    found = look.one(_image(32, 32), looks=True)
     assert (len(found), found.to_coco(), found.names) == (0, [], [])
     assert found.to_supervision().xyxy.shape == (0, 4)
     assert (np.asarray(found.plot(points=True)) == 30).all()
 
 
-def test_another_size_is_asked_for():
-    """`short` replaces the recipe's shorter side and nothing else."""
+def test_what_was_seen_is_asked_for_or_not_computed(tmp_path: Path):
+    """Without looks the detector is not asked to explain; drawing them then says how to ask."""
     detector = Brightest()
-    Predictor(detector, replace(RECIPE), ("a", "b"), device="cpu", short=96).one(_image(64, 64))
-    assert detector.shapes == [(1, 3, 96, 96)]
+    look = Predictor(detector, RECIPE, ("a", "b"), device="cpu")
+    plain, asked = look.one(_image(64, 64, (16, 16, 40, 48))), None
+    assert (detector.explained, plain.looks) == (0, None)
+    assert plain.plot().size == (64, 64)
+    for drawn in ({"points": True}, {"looks": True}):
+        with pytest.raises(ValueError, match=r"image 1: what the detector saw was not asked for.*looks=True"):
+            plain.plot(tmp_path / "out.png", **drawn)
+    assert not (tmp_path / "out.png").exists()
+    asked = look.one(_image(64, 64, (16, 16, 40, 48)), looks=True)
+    assert detector.explained == 1
+    assert [one.title for one in asked.above(0.5).asked_looks()] == ["first look", "second look"]
+    assert asked.above(0.9).asked_looks()[0].points.shape == (0, 9, 2)
+    assert torch.equal(asked.boxes, plain.boxes)
+
+
+def test_a_detector_is_told_the_sizes_of_the_files():
+    """For those that suppress or paste masks there: (height, width), image by image."""
+    detector = Brightest()
+    images = [_image(40, 90), _image(31, 47), _image(64, 64)]
+    list(Predictor(detector, RECIPE, ("a", "b"), device="cpu", batch=2)(images))
+    assert detector.originals == [[40, 90], [31, 47], [64, 64]]
+
+
+def test_another_size_is_asked_for():
+    """The recipe's test size, and a stretched one whatever the ratio of sides."""
+    for size, shape in ((KeepRatio(short=(96,)), (96, 96)), (Stretch(height=64, width=32), (64, 32))):
+        detector = Brightest()
+        recipe = replace(RECIPE, test_size=size)
+        found = Predictor(detector, recipe, ("a", "b"), device="cpu").one(_image(64, 64, (16, 16, 48, 48)))
+        assert detector.shapes == [(1, 3, *shape)]
+        assert found.boxes[0].tolist() == pytest.approx([16, 16, 48, 48], abs=1)

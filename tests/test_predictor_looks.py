@@ -9,14 +9,16 @@ from torch import Tensor
 
 from relook.data.shapes import shapes
 from relook.detector import Detector
-from relook.draw_looks import TOP_LEFT
-from relook.predictor import Found, Predictor
-from relook.recipe import Pixels, Recipe, Resize
-from relook.types import Detections, Losses, Targets
+from relook.predictor import Predictor
+from relook.recipe import KeepRatio, Pixels, Recipe
+from relook.results.looks import ImageMap
+from relook.results.panels import PAINTS
+from relook.results.result import Result
+from relook.types import Detections, HeatMap, Look, Losses, Targets
 from relook.views import View, Views
-from relook.zoo.models import by_name
+from relook.weights.models import by_name
 
-RECIPE = Recipe(test_size=Resize(short=(64,), long=200), pixels=Pixels(mean=(0, 0, 0), std=(1, 1, 1)))
+RECIPE = Recipe(test_size=KeepRatio(short=(64,), long=200), pixels=Pixels(mean=(0, 0, 0), std=(1, 1, 1)))
 
 
 class Corner(Detector[Tensor]):
@@ -34,25 +36,31 @@ class Corner(Detector[Tensor]):
     def loss(self, outputs: Tensor, targets: Targets) -> Losses:
         raise NotImplementedError
 
-    def predict(self, outputs: Tensor, sizes: Tensor) -> Detections:
-        count, height, width = outputs.shape
+    def predict(self, outputs: Tensor, sizes: Tensor, originals: Tensor | None = None) -> Detections:
+        count, _, width = outputs.shape
         boxes = torch.zeros(count, 1, 4)
-        heat = {8: torch.full((count, 2, height // 8, width // 8), 0.01)}
         for i, image in enumerate(outputs):
             y, x = divmod(int(image.argmax()), width)
             boxes[i, 0] = torch.tensor([x, y, sizes[i, 1], sizes[i, 0]])
-            heat[8][i, 0, round(y / 8), round(x / 8)] = 1
-        heat[8][:, 1, :, :] = outputs[:, ::8, ::8] == 0  # padding, among others
-        heat[16] = torch.zeros(count, 2, height // 16, width // 16)
-        points = boxes[:, :, None, :2].repeat(1, 1, 9, 1)
-        looks = {
-            "init_points": points,
-            "refine_points": points + 1,
-            "regressed": boxes.reshape(count, 1, 2, 2) - 2,
-        }
         ones = torch.ones(count, 1)
-        return Detections(
-            boxes, ones * 0.9, ones.long() - 1, torch.ones(count).long(), looks=looks, heat=heat
+        return Detections(boxes, ones * 0.9, ones.long() - 1, torch.ones(count).long())
+
+    def explain(self, outputs: Tensor, found: Detections, sizes: Tensor) -> tuple[Look, ...]:
+        count, height, width = outputs.shape
+        fine = torch.full((count, 2, height // 8, width // 8), 0.01)
+        for i, image in enumerate(outputs):
+            y, x = divmod(int(image.argmax()), width)
+            fine[i, 0, round(y / 8), round(x / 8)] = 1
+        fine[:, 1, :, :] = outputs[:, ::8, ::8] == 0  # padding, among others
+        coarse = torch.zeros(count, 2, height // 16, width // 16)
+        names = ("top left", "bottom right")
+        maps = HeatMap(fine, 8, 0.0, names), HeatMap(coarse, 16, 0.0, names)
+        points = found.boxes[:, :, None, :2].repeat(1, 1, 9, 1)
+        return (
+            Look("first look", "Where.", points=points),
+            Look("verification", "Sure?", maps=maps),
+            Look("second look", "What.", points=points + 1, joined=True),
+            Look("regressed", "Dashed: before.", boxes=found.boxes - 2, on_answer=True),
         )
 
 
@@ -67,9 +75,14 @@ def image(height: int, width: int, spot: tuple[int, int]) -> np.ndarray:
     return picture
 
 
-def hottest(found: Found, stride: int = 8) -> tuple[float, float]:
+def maps(found: Result) -> tuple[ImageMap, ...]:
+    """The maps of the fine and of the coarse level; none where there is no such look."""
+    return tuple(one for look in found.asked_looks() for one in look.maps)
+
+
+def hottest(found: Result) -> tuple[float, float]:
     """The point of the original image where a top-left corner is surest."""
-    values, step = found.heat[stride].values, found.heat[stride].step
+    values, step = maps(found)[0].values, maps(found)[0].step
     i, j = divmod(int(values[0].argmax()), values.shape[2])
     return j * step[0], i * step[1]
 
@@ -80,69 +93,66 @@ def hottest(found: Found, stride: int = 8) -> tuple[float, float]:
 )
 def test_heat_lies_where_the_corner_is_in_the_original(height: int, width: int, spot: tuple[int, int]):
     """By each axis's true ratio: the hottest cell's point is within half a cell of the spot; drawn too."""
-    found = look().one(image(height, width, spot))
+    found = look().one(image(height, width, spot), looks=True)
     x, y = hottest(found)
-    step = found.heat[8].step
+    step = maps(found)[0].step
     assert abs(x - spot[0]) <= step[0] / 2 + 1.5
     assert abs(y - spot[1]) <= step[1] / 2 + 1.5
     panel = found.panels()[1]
     zoom = panel.image.width / width
-    away = np.abs(np.asarray(panel.image).astype(int) - TOP_LEFT).sum(-1)
+    away = np.abs(np.asarray(panel.image).astype(int) - PAINTS[0]).sum(-1)
     row, column = np.unravel_index(away.argmin(), away.shape)
     assert (column / zoom, row / zoom) == pytest.approx((x, y), abs=max(1.5, 0.5 * max(step)))
 
 
 def test_padding_is_cut_off_and_steps_are_true():
     """48 x 127 becomes 64 x 169, padded to 192: 22 of 24 columns are its own, 8 * 127 / 169 wide."""
-    found = look().one(image(48, 127, (90, 30)))
-    assert {stride: tuple(heat.values.shape) for stride, heat in found.heat.items()} == {
-        8: (2, 8, 22),
-        16: (2, 4, 11),
-    }
-    assert found.heat[8].step == pytest.approx((8 * 127 / 169, 8 * 48 / 64))
-    assert found.heat[16].step == pytest.approx((16 * 127 / 169, 16 * 48 / 64))
-    assert found.heat[8].values[1].sum() == 0, "nothing of the padding"
-    assert found.heat[8].values.dtype == torch.float32
-    assert not found.heat[8].values.is_inference()
+    found = look().one(image(48, 127, (90, 30)), looks=True)
+    assert [tuple(one.values.shape) for one in maps(found)] == [(2, 8, 22), (2, 4, 11)]
+    assert maps(found)[0].step == pytest.approx((8 * 127 / 169, 8 * 48 / 64))
+    assert maps(found)[1].step == pytest.approx((16 * 127 / 169, 16 * 48 / 64))
+    assert maps(found)[0].values[1].sum() == 0, "nothing of the padding"
+    assert maps(found)[0].values.dtype == torch.float32
+    assert not maps(found)[0].values.is_inference()
 
 
 def test_each_image_of_a_batch_has_its_own_heat():
     """Three images of different shapes at once: what each would have alone."""
     images = [image(48, 127, (90, 30)), image(64, 64, (9, 50)), image(100, 70, (33, 3))]
-    alone = list(look()(images))
-    for one, other in zip(alone, look(batch=3)(images), strict=True):
-        assert one.heat.keys() == other.heat.keys()
-        for stride in one.heat:
-            assert torch.equal(one.heat[stride].values, other.heat[stride].values)
-            assert one.heat[stride].step == other.heat[stride].step
+    alone = list(look()(images, looks=True))
+    for one, other in zip(alone, look(batch=3)(images, looks=True), strict=True):
+        for mine, theirs in zip(maps(one), maps(other), strict=True):
+            assert torch.equal(mine.values, theirs.values)
+            assert mine.step == theirs.step
 
 
 def test_the_box_before_verification_is_in_original_pixels():
     """By the same ratios as boxes; kept by `above`, as is heat."""
-    found = look().one(image(48, 127, (90, 30))).above(0.5)
-    (mark,) = found.marks(looks=True, zoom=3)
-    assert mark.regressed is not None
+    found = look().one(image(48, 127, (90, 30)), looks=True).above(0.5)
+    before = found.asked_looks()[3]
+    assert before.boxes is not None
     ratio = np.array([127 / 169, 48 / 64] * 2)
-    assert np.array(mark.regressed) / 3 == pytest.approx(found.boxes[0].numpy() - 2 * ratio, abs=1e-4)
-    assert found.marks(points=True)[0].regressed is None
-    assert found.heat
-    assert (len(found.above(0.95)), found.above(0.95).heat) == (0, found.heat)
+    assert before.boxes[0].numpy() == pytest.approx(found.boxes[0].numpy() - 2 * ratio, abs=1e-4)
+    assert before.columns().keys() == {"regressed_box"}
+    assert found.asked_looks()[0].columns().keys() == {"first_points"}
+    nothing = found.above(0.95)
+    assert (len(nothing), len(maps(nothing)), len(nothing.asked_looks()[3].boxes)) == (0, 2, 0)
 
 
 @pytest.mark.parametrize("mirrored", [(True,), (False, True)])
 def test_merged_and_mirrored_views_have_no_verification(mirrored: tuple[bool, ...]):
     """A mirrored top-left corner is another corner, and a merged box has no map of its own."""
     views = Views(views=tuple(View(short=64, long=200, mirrored=one) for one in mirrored))
-    found = look(views=views).one(image(48, 127, (90, 30)))
-    assert found.heat == {}
-    assert found.objects.looks.keys() == {"init_points", "refine_points"}
+    found = look(views=views).one(image(48, 127, (90, 30)), looks=True)
+    assert maps(found) == ()
+    assert [one.title for one in found.asked_looks()] == ["first look", "second look"]
     assert [panel.name for panel in found.panels()] == ["first look", "second look", "the answer"]
 
 
 def test_one_view_as_it_is_verifies():
     """A single view of another size is a plain look."""
-    found = look(views=Views(views=(View(short=96, long=300),))).one(image(48, 127, (90, 30)))
-    assert found.heat[8].step == pytest.approx((8 * 127 / 254, 8 * 48 / 96))
+    found = look(views=Views(views=(View(short=96, long=300),))).one(image(48, 127, (90, 30)), looks=True)
+    assert maps(found)[0].step == pytest.approx((8 * 127 / 254, 8 * 48 / 96))
     assert len(found.panels()) == 4
 
 
@@ -153,7 +163,7 @@ def test_a_sheet_is_drawn_from_every_kind_of_picture(tmp_path):
         image(300, 1200, (700, 100)),
         image(3, 200, (20, 1)),
     ):
-        found = look().one(picture)
+        found = look().one(picture, looks=True)
         sheet = found.plot(tmp_path / "sheet.png", looks=True)
         assert found.plot(looks=True, points=True).tobytes() == sheet.tobytes()
         assert (tmp_path / "sheet.png").stat().st_size > 1000
@@ -169,18 +179,18 @@ def test_a_batch_of_one_shape_changes_no_result(name: str):
     detector = model.entry.detector.build().double()
     images = [sample.image()[:96] for sample in shapes(4, seed=5).samples]
 
-    def found(batch: int) -> list[Found]:
+    def found(batch: int) -> list[Result]:
         recipe = model.entry.recipe
         own = Predictor(Doubled(copy.deepcopy(detector)), recipe, model.classes, device="cpu", batch=batch)
-        return list(own(images))
+        return list(own(images, looks=True))
 
     for alone, together in zip(found(1), found(3), strict=True):
         assert alone.labels.tolist() == together.labels.tolist()
         assert torch.allclose(alone.boxes, together.boxes, atol=1e-4)
         assert torch.allclose(alone.scores, together.scores, atol=1e-6)
-        assert alone.heat.keys() == together.heat.keys() == ({8, 16} if "v2" in name else set())
-        for stride, heat in alone.heat.items():
-            assert torch.allclose(heat.values, together.heat[stride].values, atol=1e-6)
+        assert len(maps(alone)) == (2 if "v2" in name else 0)
+        for mine, theirs in zip(maps(alone), maps(together), strict=True):
+            assert torch.allclose(mine.values, theirs.values, atol=1e-6)
 
 
 class Doubled(Detector[object]):
@@ -196,5 +206,8 @@ class Doubled(Detector[object]):
     def loss(self, outputs: object, targets: Targets) -> Losses:
         raise NotImplementedError
 
-    def predict(self, outputs: object, sizes: Tensor) -> Detections:
-        return self.inner.predict(outputs, sizes)
+    def predict(self, outputs: object, sizes: Tensor, originals: Tensor | None = None) -> Detections:
+        return self.inner.predict(outputs, sizes, originals)
+
+    def explain(self, outputs: object, found: Detections, sizes: Tensor) -> tuple[Look, ...]:
+        return self.inner.explain(outputs, found, sizes)

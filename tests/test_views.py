@@ -18,19 +18,20 @@ from torch.nn import functional as F
 import relook
 from relook.data.sample import Sample
 from relook.data.shapes import CLASSES
-from relook.data.transforms import Prepared, prepare
-from relook.evaluate.run import evaluate
-from relook.predictor import Found, Predictor
-from relook.recipe import Resize
-from relook.types import Detections, ImageDetections
-from relook.views import FAINT, PRESETS, View, Views, merge, own, parse, to_original
-from relook.zoo.checkpoint import save_weights
-from relook.zoo.models import by_name
+from relook.data.transforms.network_input import Prepared, prepare
+from relook.evaluation import evaluate
+from relook.predictor import Predictor
+from relook.recipe import KeepRatio
+from relook.results.result import Result
+from relook.types import Detections, ImageDetections, Look
+from relook.views import FAINT, PRESETS, Placement, View, Views, merge, parse, recipe_view, to_original
+from relook.weights.checkpoint import save_weights
+from relook.weights.models import by_name
 from strategies import box_lists
 from tiny_detector import RECIPE, TinyDetector, TinyOutputs, tiny, tiny_data
 from twins import Box, iou
 
-COCO = Resize()  # 800 x 1333
+COCO = KeepRatio()  # 800 x 1333
 
 
 def many(*views: View, **settings: Any) -> Views:
@@ -40,13 +41,13 @@ def many(*views: View, **settings: Any) -> Views:
 def found(
     boxes: Sequence[Box], scores: Sequence[float], labels: Sequence[int] | None = None
 ) -> ImageDetections:
-    """What one view shows, in original pixels; each box has a look that names its row."""
+    """What one view shows, in original pixels; `origin` names the row of each box."""
     return ImageDetections(
         torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
         torch.tensor(scores, dtype=torch.float64),
         torch.tensor([0] * len(scores) if labels is None else labels, dtype=torch.int64),
         None,
-        {"row": torch.arange(len(scores)).double()[:, None, None].repeat(1, 9, 2)},
+        torch.arange(len(scores)),
     )
 
 
@@ -64,10 +65,10 @@ def test_a_list_of_sizes_is_understood():
         View(short=400, long=667, smallest=32, largest=64),
     )
     assert (views.merge, views.iou, views.keep) == ("nms", 0.6, 1000)
-    assert parse("800", COCO) == own(COCO)
+    assert parse("800", COCO) == recipe_view(COCO)
     assert (parse("800,600", COCO).merge, parse("800,600", COCO).iou) == ("vote", 0.66)
-    assert parse("100%,64", RECIPE.test_size) == own(RECIPE.test_size), "written twice, looked at once"
-    assert View(short=5, long=7).resize(replace(COCO, antialias=True)) == Resize(
+    assert parse("100%,64", RECIPE.test_size) == recipe_view(RECIPE.test_size)  # looked at once
+    assert View(short=5, long=7).resize(replace(COCO, antialias=True)) == KeepRatio(
         short=(5,), long=7, antialias=True
     )
 
@@ -77,7 +78,7 @@ def test_presets_are_lists_in_the_same_words():
     flip, scales, authors = (parse(name, COCO) for name in ("flip", "scales", "authors"))
     assert flip.views == (View(short=800, long=1333), View(short=800, long=1333, mirrored=True))
     assert flip.merge == "nms"
-    assert [v.short for v in parse("scales", Resize(short=(128,), long=128)).views[::2]] == [96, 128, 160]
+    assert [v.short for v in parse("scales", KeepRatio(short=(128,), long=128)).views[::2]] == [96, 128, 160]
     assert [v.mirrored for v in scales.views] == [False, True] * 3
     assert [(v.short, v.long, v.smallest, v.largest) for v in authors.views[::2]] == [
         (400, 667, 96, math.inf),
@@ -128,7 +129,7 @@ def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="there is no view"):
         many()
     with pytest.raises(ValueError, match="several shorter sides"):
-        own(Resize(short=(480, 960)))
+        recipe_view(KeepRatio(short=(480, 960)))
 
 
 # -- back to the original ------------------------------------------------------------------------------
@@ -139,29 +140,25 @@ def test_mirrored_boxes_points_and_masks_return_to_where_they_were(width: int):
     """The mirror of what was found, found in the mirror, is what was found: to the bit, odd widths too."""
     boxes = torch.tensor([[3.0, 5.0, 40.0, 30.0], [60.0, 1.0, float(width), 20.0]])
     points = torch.tensor([[[3.0, 5.0], [40.0, 30.0]], [[61.0, 2.0], [99.0, 19.0]]])
-    masks, other = torch.rand(2, 28, 28), torch.rand(2, 3)
+    masks = torch.rand(2, 28, 28)
     plain = ImageDetections(
-        boxes, torch.tensor([0.9, 0.5]), torch.tensor([1, 0]), masks, {"p": points, "o": other}
+        boxes, torch.tensor([0.9, 0.5]), torch.tensor([1, 0]), masks, torch.tensor([7, 4])
     )
     turned = ImageDetections(
         torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], -1),
         plain.scores,
         plain.labels,
         masks.flip(-1),
-        {"p": torch.stack([width - points[..., 0], points[..., 1]], -1), "o": other},
+        plain.origin,
     )
-    view, scale = View(short=50, long=100), (width / 77, 50 / 39)
-    a = to_original(plain, view, width=width, scale=scale)
-    b = to_original(turned, replace(view, mirrored=True), width=width, scale=scale)
+    scale = (width / 77, 50 / 39)
+    straight, mirror = (Placement(width=width, scale=scale, mirrored=m) for m in (False, True))
+    a, b = to_original(plain, straight), to_original(turned, mirror)
+    seen = straight.points(points), mirror.points(torch.stack([width - points[..., 0], points[..., 1]], -1))
     assert a.boxes.dtype == torch.float64
     assert a.boxes[0].tolist() == [3 / scale[0], 5 / scale[1], 40 / scale[0], 30 / scale[1]]
-    assert a.looks["p"][0].flatten().tolist() == a.boxes[0].tolist()
-    for x, y in (
-        (a.boxes, b.boxes),
-        (a.looks["p"], b.looks["p"]),
-        (a.masks, b.masks),
-        (a.looks["o"], b.looks["o"]),
-    ):
+    assert seen[0][0].flatten().tolist() == a.boxes[0].tolist()
+    for x, y in ((a.boxes, b.boxes), seen, (a.masks, b.masks), (a.origin, b.origin)):
         assert x is not None
         assert y is not None
         assert torch.equal(x, y)
@@ -173,16 +170,15 @@ def test_a_range_counts_the_pixels_of_the_network_and_its_ends_belong_to_it():
     seen = found(boxes, [0.9, 0.8, 0.7])
 
     def kept(**limits: float) -> list[float]:
-        view = View(short=9, long=9, **limits)
-        return to_original(seen, view, width=64, scale=(2.0, 2.0)).scores.tolist()
+        return seen.scores[View(short=9, long=9, **limits).believes(seen.boxes)].tolist()
 
     assert kept(smallest=16) == [0.8, 0.7]
     assert kept(largest=16) == [0.9, 0.8]
     assert kept(smallest=16, largest=16) == [0.8]
     assert kept(smallest=33) == []
     inverted = found([[9, 0, 4, 16]], [0.9])
-    assert len(to_original(inverted, View(short=9, long=9), width=64, scale=(1, 1))) == 1, "as without views"
-    assert len(to_original(inverted, View(short=9, long=9, largest=99), width=64, scale=(1, 1))) == 0
+    assert View(short=9, long=9).believes(inverted.boxes).tolist() == [True]  # as without views
+    assert View(short=9, long=9, largest=99).believes(inverted.boxes).tolist() == [False]
 
 
 # -- one answer ----------------------------------------------------------------------------------------
@@ -282,17 +278,17 @@ def test_looks_and_masks_follow_the_box_that_a_merged_box_grew_from(kind: Any):
     far = [200, 200, 260, 260]
     parts = [found([[0, 0, 80, 100], far], [0.5, 0.3]), found([far, [0, 0, 100, 100]], [0.9, 0.7])]
     parts = [
-        replace(p, looks={"row": p.looks["row"] + 10 * i}, masks=torch.full((2, 28, 28), float(i)))
+        replace(p, origin=p.origin + 10 * i, masks=torch.full((2, 28, 28), float(i)))
         for i, p in enumerate(parts)
     ]
     got = merge(parts, many(View(short=1, long=1), merge=kind))
     assert got.scores.tolist()[:2] == [0.9, 0.7]
-    assert got.looks["row"][:2, 0, 0].tolist() == [10, 11]
+    assert got.origin[:2].tolist() == [10, 11]
     assert got.masks is not None
     assert got.masks[:, 0, 0].tolist()[:2] == [1, 1]
     if kind == "vote":
         assert got.scores[2].item() == pytest.approx(0.5 * 0.2)
-        assert got.looks["row"][2, 0, 0] == 0
+        assert got.origin[2] == 0
 
 
 def test_the_best_stay_and_nothing_found_is_an_answer():
@@ -304,7 +300,7 @@ def test_the_best_stay_and_nothing_found_is_an_answer():
         got = merge(parts, many(View(short=1, long=1), merge=kind, keep=4))
         assert got.scores.tolist() == pytest.approx([0.6, 0.5, 0.4, 0.3])
         nothing = merge([found([], [])] * 2, many(View(short=1, long=1), merge=kind))
-        assert (len(nothing), nothing.boxes.shape, nothing.looks["row"].shape) == (0, (0, 4), (0, 9, 2))
+        assert (len(nothing), nothing.boxes.shape, nothing.origin.shape) == (0, (0, 4), (0,))
 
 
 @pytest.mark.parametrize("kind", ["vote", "nms"])
@@ -325,10 +321,8 @@ class Looking(TinyDetector):
         padding = F.max_pool2d(images.abs().amax(1), 8).flatten(1) == 0
         return TinyOutputs(plain.logits.masked_fill(padding.unsqueeze(-1), -99), plain.boxes)
 
-    def predict(self, outputs: TinyOutputs, sizes: Tensor) -> Detections:
-        plain = super().predict(outputs, sizes)
-        looks = {"init_points": plain.boxes[..., None, :2].expand(-1, -1, 9, -1)}
-        return Detections(plain.boxes, plain.scores, plain.labels, plain.count, looks=looks)
+    def explain(self, outputs: TinyOutputs, found: Detections, sizes: Tensor) -> tuple[Look, ...]:
+        return (Look("first look", "Where.", points=found.boxes[..., None, :2].expand(-1, -1, 9, -1)),)
 
 
 def looking() -> Looking:
@@ -344,11 +338,17 @@ def photos() -> list[np.ndarray]:
     return [random.integers(0, 256, (40 + 9 * i, 91 - 7 * i, 3), np.uint8) for i in range(5)]
 
 
-def same(a: Found, b: Found) -> None:
+def same(a: Result, b: Result) -> None:
     assert torch.equal(a.boxes, b.boxes)
     assert torch.equal(a.scores, b.scores)
     assert torch.equal(a.labels, b.labels)
-    assert all(torch.equal(look, b.objects.looks[name]) for name, look in a.objects.looks.items())
+    assert torch.equal(first_points(a), first_points(b))
+
+
+def first_points(found: Result) -> Tensor:
+    points = found.asked_looks()[0].points
+    assert points is not None
+    return points
 
 
 @pytest.mark.parametrize("text", ["100%", "64,nms", "64x64,vote"])
@@ -356,9 +356,9 @@ def test_one_view_predicts_exactly_what_none_does(text: str):
     """Bit for bit: boxes, scores, labels and points."""
     plain = Predictor(looking(), RECIPE, CLASSES, device="cpu")
     viewed = Predictor(looking(), RECIPE, CLASSES, device="cpu", views=parse(text, RECIPE.test_size))
-    for a, b in zip(plain(photos()), viewed(photos()), strict=True):
+    for a, b in zip(plain(photos(), looks=True), viewed(photos(), looks=True), strict=True):
         assert len(a) > 0
-        assert a.boxes.dtype == b.boxes.dtype == torch.float32
+        assert a.boxes.dtype == b.boxes.dtype == torch.float64
         same(a, b)
 
 
@@ -384,27 +384,27 @@ def test_a_mirrored_image_in_a_mirrored_view_is_the_plain_result():
         :, :64
     ]  # as wide as the network's input, so that resizing does not see left and right
     assert size.long == 64
-    a, b = plain.one(image), turned.one(image[:, ::-1])
+    a, b = plain.one(image, looks=True), turned.one(image[:, ::-1], looks=True)
     assert len(a) > 0
     torch.testing.assert_close(
         b.boxes[:, [2, 1, 0, 3]], torch.tensor([64, 0, 64, 0]) + a.boxes * torch.tensor([-1, 1, -1, 1])
     )
-    points = a.objects.looks["init_points"] * torch.tensor([-1, 1]) + torch.tensor([64, 0])
-    torch.testing.assert_close(b.objects.looks["init_points"], points)
+    points = first_points(a) * torch.tensor([-1, 1]) + torch.tensor([64, 0])
+    torch.testing.assert_close(first_points(b), points)
     assert torch.equal(a.scores, b.scores)
 
 
 def test_views_of_a_batch_are_those_of_single_images():
     """Batches of two, three views of different sizes, a ranged one among them: the same answers in order."""
     views = parse("100%+flip,150%:16-", RECIPE.test_size)
-    one = list(Predictor(looking(), RECIPE, CLASSES, device="cpu", views=views)(photos()))
+    one = list(Predictor(looking(), RECIPE, CLASSES, device="cpu", views=views)(photos(), looks=True))
     two = list(Predictor(looking(), RECIPE, CLASSES, device="cpu", views=views, batch=2)(photos()))
     plain = list(Predictor(looking(), RECIPE, CLASSES, device="cpu")(photos()))
     assert len(one) == len(two) == 5
     for a, b, c in zip(one, two, plain, strict=True):
         torch.testing.assert_close(a.boxes, b.boxes, rtol=1e-4, atol=1e-3)
         assert a.labels.tolist() == b.labels.tolist()
-        assert a.objects.looks["init_points"].shape == (len(a), 9, 2)
+        assert first_points(a).shape == (len(a), 9, 2)
         assert a.boxes.shape != c.boxes.shape or not torch.equal(a.boxes, c.boxes)
 
 
@@ -421,7 +421,7 @@ def test_more_views_are_not_more_pictures_in_memory(monkeypatch: pytest.MonkeyPa
         most = max(most, len(alive))
         return made
 
-    monkeypatch.setattr("relook.predictor.prepare", counted)
+    monkeypatch.setattr("relook.inference.prepare", counted)
     sizes = many(*(View(short=40 + i, long=80) for i in range(views)))
     look = Predictor(looking(), RECIPE, CLASSES, device="cpu", views=sizes)
     assert len(list(look(photos() * 4))) == 20
@@ -463,17 +463,13 @@ def test_a_broken_image_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert {row["image_id"] for row in done.detections} == {sample.id for sample in data.samples}
 
 
-def test_load_understands_the_words_and_a_size_is_said_once(tmp_path: Path):
-    """`relook.load(..., views="flip")` follows the recipe of the weights; `short` beside views is refused."""
+def test_load_understands_the_words(tmp_path: Path):
+    """`relook.load(..., views="flip")` follows the recipe of the weights."""
     torch.manual_seed(0)
     model = by_name("reppoints_nano").with_classes(CLASSES)
     file = tmp_path / "mine.safetensors"
     save_weights(file, model.entry.detector.build().state_dict(), model.describe())
     size = model.entry.recipe.test_size
-    assert relook.load(file, device="cpu").views == own(size)
+    assert relook.load(file, device="cpu").views == recipe_view(size)
     assert relook.load(file, device="cpu", views="flip").views == parse("flip", size)
     assert relook.load(file, device="cpu", views=parse("64", size)).views == parse("64", size)
-    with pytest.raises(ValueError, match="short=96 and views both say how large"):
-        Predictor(tiny(), RECIPE, CLASSES, device="cpu", short=96, views=own(RECIPE.test_size))
-    longer = Predictor(looking(), RECIPE, CLASSES, device="cpu", short=500)  # above the longer side's limit
-    assert len(longer.one(photos()[0])) > 0

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from relook.data.sample import Source
 from relook.data.shapes import shapes
 from relook.detector import Detector
-from relook.recipe import Augment, Optimizer, Pixels, Recipe, Resize, Schedule
+from relook.recipe import KeepRatio, Optimizer, Pixels, Recipe, Schedule, Selection
 from relook.types import Detections, Losses, Targets, record
 
 RECIPE = Recipe(
@@ -15,9 +15,9 @@ RECIPE = Recipe(
     optimizer=Optimizer(kind="sgd", lr=0.02, clip=35.0),
     schedule=Schedule(epochs=4, warmup_steps=3, warmup_reach=3, drops=(3,)),
     pixels=Pixels(pad=8),
-    train_size=Resize(short=(64,), long=64),
-    test_size=Resize(short=(64,), long=64),
-    augment=Augment(min_side=8),
+    train_size=KeepRatio(short=(64,), long=64),
+    test_size=KeepRatio(short=(64,), long=64),
+    selection=Selection(min_side=8),
 )
 
 
@@ -71,7 +71,7 @@ class TinyDetector(Detector[TinyOutputs]):
             "box": torch.where(near, error, 0).sum() / count,
         }
 
-    def predict(self, outputs: TinyOutputs, sizes: Tensor) -> Detections:  # noqa: ARG002 (boxes may leave the image)
+    def predict(self, outputs: TinyOutputs, sizes: Tensor, originals: Tensor | None = None) -> Detections:
         scores, labels = outputs.logits.sigmoid().max(-1)
         best, index = scores.topk(min(10, scores.shape[1]))
         return Detections(
@@ -79,6 +79,7 @@ class TinyDetector(Detector[TinyOutputs]):
             best,
             labels.gather(1, index),
             torch.full((len(scores),), best.shape[1], device=best.device),
+            origin=index,
         )
 
 

@@ -2,24 +2,22 @@
 
 import relook
 look = relook.load("mine.safetensors")
-for found in look(["street.jpg"]):
-    print(found.names, found.boxes)
+for result in look(["street.jpg"]):
+    print(result.names, result.boxes)
 """
 
-import sys
 from importlib import import_module
 from importlib.metadata import version
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relook.api import create_model, entry, list_models, load, load_published
-    from relook.api import train as train
+    from relook.api import create_model, entry, evaluate, list_models, load, load_published, train
     from relook.detector import Detector
-    from relook.predictor import Found, Predictor
+    from relook.predictor import Predictor
+    from relook.results.result import Result
     from relook.types import Detections, ImageDetections, Targets
-    from relook.zoo.pickled import CheckpointError
-    from relook.zoo.weights import LoadReport
+    from relook.weights.loading import LoadReport
+    from relook.weights.pickled import CheckpointError
 
 __version__ = version("relook")
 
@@ -27,14 +25,15 @@ __all__ = [
     "CheckpointError",
     "Detections",
     "Detector",
-    "Found",
     "ImageDetections",
     "LoadReport",
     "Predictor",
+    "Result",
     "Targets",
     "__version__",
     "create_model",
     "entry",
+    "evaluate",
     "list_models",
     "load",
     "load_published",
@@ -42,26 +41,15 @@ __all__ = [
 ]
 
 _HOMES = {  # loaded when first asked for, so that `import relook` costs nothing
-    "CheckpointError": "relook.zoo.pickled",
+    "CheckpointError": "relook.weights.pickled",
     "Detections": "relook.types",
     "Detector": "relook.detector",
-    "Found": "relook.predictor",
     "ImageDetections": "relook.types",
-    "LoadReport": "relook.zoo.weights",
+    "LoadReport": "relook.weights.loading",
     "Predictor": "relook.predictor",
+    "Result": "relook.results.result",
     "Targets": "relook.types",
 }
-
-
-class _Train(ModuleType):
-    """`relook.train` is the room of that name and, called, the function `relook.api.train`."""
-
-    def __call__(self, **arguments: Any) -> Any:
-        return import_module("relook.api").train(**arguments)
-
-
-import_module("relook.train")  # an empty file: its contents are loaded when they are asked for
-sys.modules["relook.train"].__class__ = _Train
 
 
 def __getattr__(name: str) -> Any:

@@ -10,14 +10,15 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 import torch
 
 from relook.detector import Detector
-from relook.predictor import Precision, Predictor
+from relook.inference import Precision
+from relook.predictor import Predictor
 from relook.views import Views, parse
+from relook.weights.loading import LoadReport, load_published, load_start
+from relook.weights.models import Loaded, Model, by_name, open_weights
+from relook.weights.pickled import CheckpointError
+from relook.weights.pretrained import load_backbone
 from relook.zoo import catalog
 from relook.zoo.entry import Entry
-from relook.zoo.models import Model, by_name, open_weights
-from relook.zoo.pickled import CheckpointError
-from relook.zoo.start import load_backbone
-from relook.zoo.weights import LoadReport, load_published, load_start
 
 log = logging.getLogger("relook.api")
 
@@ -26,6 +27,7 @@ __all__ = [
     "LoadReport",
     "create_model",
     "entry",
+    "evaluate",
     "list_models",
     "load",
     "load_published",
@@ -102,15 +104,7 @@ def load(
         CheckpointError: a ValueError; when the file cannot be used.
         ValueError: when `views` is no such text.
     """
-    if weights is None and (str(model) in catalog.ENTRIES or ":" in Path(model).name):
-        raise ValueError(
-            f"{model} is a model, not weights, and relook ships none; give a file: "
-            f"relook.load({str(model)!r}, weights='published.pth')"
-        )
-    if weights is None:
-        loaded = open_weights(model, settings=settings)
-    else:
-        loaded = open_weights(weights, str(model), settings)
+    loaded = _opened(model, weights, settings)
     recipe = loaded.model.entry.recipe
     return Predictor(
         loaded.detector,
@@ -123,8 +117,79 @@ def load(
     )
 
 
+def _opened(model: Path | str, weights: Path | str | None, settings: Mapping[str, str] | None) -> Loaded:
+    """A model with its weights, from a file alone or from a name and a file."""
+    if weights is not None:
+        return open_weights(weights, str(model), settings)
+    if str(model) in catalog.ENTRIES or ":" in Path(model).name:
+        address = catalog.ENTRIES[str(model)].weights if str(model) in catalog.ENTRIES else ""
+        published = f" (its published file is at {address})" if address else ""
+        raise ValueError(
+            f"{model} is a model, not weights, and relook ships none{published}; give a file: "
+            f"relook.load({str(model)!r}, weights='published.pth')"
+        )
+    return open_weights(model, settings=settings)
+
+
+def evaluate(  # noqa: PLR0913 - all by keyword but one
+    model: Path | str,
+    *,
+    data: Path | str,
+    split: Literal["train", "val"] = "val",
+    weights: Path | str | None = None,
+    settings: Mapping[str, str] | None = None,
+    device: str | torch.device = "auto",
+    batch: int = 1,
+    workers: int = 2,
+    precision: Precision = "32",
+    views: str | Views | None = None,
+    progress: bool = True,
+) -> Any:
+    """Measures trained weights on a data set.
+
+        done = relook.evaluate("runs/mine/best.safetensors", data="mine/")
+        print(done.report.numbers["AP"], done.report.per_class)
+
+    Args:
+        model: as `load` takes it, and the next five as well.
+        data: a folder or file in COCO, Pascal VOC, YOLO or Roboflow's layout, or "shapes".
+        split: which part of the data.
+        weights: a weights file, when `model` is a name.
+        settings: dotted changes that keep the shapes of the weights.
+        device: "auto" takes a GPU where there is one.
+        batch: images a step and process.
+        workers: processes that read images.
+        precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
+        views: look at each image several times; see `relook.views.parse`.
+        progress: show a bar, in a terminal only.
+
+    Returns:
+        A `relook.evaluation.Evaluation`: the report with its numbers, the detections, the speed.
+
+    Raises:
+        CheckpointError: a ValueError; when the file cannot be used.
+        ValueError: for data that cannot be used or that have another number of classes.
+    """
+    from relook.data.formats.detect import read  # noqa: PLC0415 (with the next, so that this alone pays)
+    from relook.evaluation import evaluate as run  # noqa: PLC0415
+
+    loaded, source = _opened(model, weights, settings), read(data, split)
+    recipe = loaded.model.entry.recipe
+    return run(
+        loaded.detector,
+        recipe,
+        source,
+        batch=batch,
+        workers=workers,
+        device=device,
+        precision=precision,
+        progress=progress,
+        views=parse(views, recipe.test_size) if isinstance(views, str) else views,
+    )
+
+
 class TrainOptions(TypedDict, total=False):
-    """The fields of `relook.train.settings.TrainSettings`, which explains them."""
+    """The fields of `relook.training.settings.TrainSettings`, which explains them."""
 
     out: Path | str | None
     epochs: int | None
@@ -171,17 +236,17 @@ def train(
         backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or timm's name.
         start: start from these weights of the same model instead, for other classes too.
         options: how it is carried out: out, epochs, batch, lr, devices, precision, resume ...; see
-            `relook.train.settings.TrainSettings`.
+            `relook.training.settings.TrainSettings`.
 
     Returns:
-        A `relook.train.fit.TrainResult`: the folder, the best and last weights, the last validation.
+        A `relook.training.fit.TrainResult`: the folder, the best and last weights, the last validation.
 
     Raises:
         ValueError: for unknown names and settings, and data that cannot be used.
         ImportError: when the extra `train` is not installed.
     """
     # the training loop is an extra: only here is it needed
-    from relook.train.settings import TrainSettings  # noqa: PLC0415
+    from relook.training.settings import TrainSettings  # noqa: PLC0415
 
     known = [f.name for f in fields(TrainSettings)]
     for key in options:
@@ -203,10 +268,10 @@ def run_training(
     start: Path | str | None = None,
 ) -> Any:
     """What `train` does once its arguments are understood; `settings` is a `TrainSettings`."""
-    from relook.data.detect_format import read  # noqa: PLC0415 (with the next, so that `train` alone pays)
+    from relook.data.formats.detect import read  # noqa: PLC0415 (with the next, so that `train` alone pays)
 
     try:
-        from relook.train.fit import fit  # noqa: PLC0415
+        from relook.training.fit import fit  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(f"training needs an extra ({error}); `pip install 'relook[train]'`") from error
 

@@ -1,4 +1,9 @@
-"""How a model was trained and tested: facts without code, so that they can be compared, printed and saved."""
+"""How a model was trained and tested: facts without code, so that they can be compared, printed and saved.
+
+A field that can be one of several records tells them apart by `kind`, which is written first:
+`--set "recipe.test_size=stretch(height=512, width=512)"`,
+`--set "recipe.augment=jitter(strength=0.3), resize, flip"`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,35 +14,55 @@ class Optimizer:
     kind: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01  # for `Recipe.batch` images a step; scaled linearly with the batch in use
     momentum: float = 0.9  # sgd only
-    weight_decay: float = 1e-4  # on every parameter, norms and biases included
-    clip: float | None = None  # largest L2 norm of all gradients together
+    weight_decay: float = 1e-4  # on every parameter but those of `no_decay`
+    no_decay: tuple[
+        Literal["norms", "norm_weights", "biases", "embeddings"], ...
+    ] = ()  # without weight decay
+    clip: float | None = None  # of the gradients: the largest L2 norm of all together, or the largest value
+    clip_by: Literal["norm", "value"] = "norm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """Learning rate over time.
 
-    steps: linear warm-up, then a fall to `drop_factor` after each epoch in `drops`.
+    steps: linear warm-up, then a fall to `drop_factor` after each epoch (or iteration) in `drops`.
     onecycle: linear warm-up, then a cosine to zero at the end of the last epoch.
     """
 
     kind: Literal["steps", "onecycle"] = "steps"
     epochs: int = 12
+    iterations: int | None = None  # steps of the whole training; then `epochs` says nothing
     warmup_steps: int = 500  # i = 0 .. warmup_steps-1
     warmup_from: float = 0.001  # of the learning rate at i = 0
+    warmup_lr: float | None = None  # the learning rate itself at i = 0, instead of `warmup_from`
     warmup_reach: int = 500  # the step i at which the whole rate would be reached; 499 in mmdetection 3
-    drops: tuple[int, ...] = (8, 11)  # epochs after which the rate falls; scaled with `--epochs`
+    drops: tuple[int, ...] = (8, 11)  # epochs, or iterations where those are given; scaled with the length
     drop_factor: float = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resize:
-    """Keep the ratio; the shorter side becomes `short` unless the longer would pass `long`."""
+class KeepRatio:
+    """Keep the ratio of sides; the shorter becomes `short` unless the longer would pass `long`."""
 
+    kind: Literal["keep_ratio"] = "keep_ratio"
     short: tuple[int, ...] = (800,)  # one value, or several of which one is drawn per image
     between: bool = False  # True: `short` is (low, high) and any whole number between is drawn, ends too
     long: int = 1333
     antialias: bool = False  # False: OpenCV's bilinear (mmdetection); True: Pillow's (detectron2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Every image becomes `height` by `width` pixels, whatever its ratio of sides was (SSD, RefineDet)."""
+
+    kind: Literal["stretch"] = "stretch"
+    height: int = 512
+    width: int = 512
+    antialias: bool = False
+
+
+Size = KeepRatio | Stretch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +75,41 @@ class Pixels:
     pad: int = 32  # sides become multiples of this
 
 
+# -- augmentation: steps, in the order in which they happen ----------------------------------------------
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Augment:
-    flip: float = 0.5  # probability of a horizontal mirror, after the resize
-    jitter: float = 0.0  # strength of brightness, contrast and saturation changes; 0 is none
-    group_by: Literal["w>h", "w>=h", "none"] = "w>h"  # batches hold images of one orientation
-    min_side: int = 32  # images with a shorter side are left out of training
-    need: Literal["annotation", "class annotation", "nothing"] = "annotation"  # a training image has
+class Resize:
+    """Here the image is brought to `Recipe.train_size`; where no step says so, after all others."""
+
+    kind: Literal["resize"] = "resize"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """Left and right change places."""
+
+    kind: Literal["flip"] = "flip"
+    probability: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jitter:
+    """Brightness, contrast and saturation, each times a factor of 1 - strength .. 1 + strength."""
+
+    kind: Literal["jitter"] = "jitter"
+    strength: float = 0.3
+
+
+Step = Resize | Flip | Jitter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which images are trained on."""
+
+    min_side: int = 32  # pixels; images with a shorter side are left out
+    need: Literal["annotation", "class annotation", "nothing"] = "annotation"  # that an image has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +118,11 @@ class Recipe:
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     pixels: Pixels = Pixels()
-    train_size: Resize = Resize()
-    test_size: Resize = Resize()
-    augment: Augment = Augment()
+    train_size: Size = KeepRatio()
+    test_size: Size = KeepRatio()
+    augment: tuple[Step, ...] = (Resize(), Flip())
+    selection: Selection = Selection()
+    group_by: Literal["w>h", "w>=h", "none"] = "w>h"  # training batches hold images of one orientation
+    metric: str = "coco"  # whose headline number chooses the best weights; see relook.metrics
     sync_bn: bool = False  # batch statistics over all devices
     backbone_weights: str | None = None  # timm's name of the starting weights; None: from scratch

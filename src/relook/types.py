@@ -38,7 +38,6 @@ class Targets:
     valid: Tensor  # [B, M] bool, False for padding
     sizes: Tensor  # [B, 2] int64, valid (height, width) of each image before padding
     masks: Tensor | None = None  # [B, M, H, W] bool, only made for detectors that learn masks
-    ignored: Tensor | None = None  # [B, G, 4] crowd or difficult regions; zero-area rows are padding
 
     def to(self, device: torch.device | str) -> Self:
         """The same targets on another device, copied without waiting."""
@@ -62,7 +61,6 @@ class Targets:
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
-        ignored: Sequence[Tensor] | None = None,
     ) -> Self:
         """One ragged list per image -> one padded record.
 
@@ -70,7 +68,6 @@ class Targets:
             boxes: per image [n, 4] in network-input pixels.
             labels: per image [n] int64.
             sizes: per image (height, width) before padding.
-            ignored: per image [g, 4] crowd regions.
 
         Raises:
             ValueError: when an image has not as many labels as boxes.
@@ -88,7 +85,6 @@ class Targets:
             labels=_stack(labels, most),
             valid=valid,
             sizes=torch.tensor(sizes, dtype=torch.int64, device=like.device),
-            ignored=None if ignored is None else _stack(ignored, max([1, *map(len, ignored)])),
         )
 
 
@@ -109,10 +105,8 @@ class Detections:
     labels: Tensor  # [B, K] int64, 0 .. C-1
     count: Tensor  # [B] int64, how many of the K are real
     masks: Tensor | None = None  # [B, K, 28, 28] probabilities in the box frame
-    looks: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # [B, K, ...] what the two looks saw, per detection
-    heat: dict[int, Tensor] = field(default_factory=dict)  # stride -> [B, n, h, w] maps of the whole image
+    origin: Tensor | None = None  # [B, K] int64, the row of the detector's Outputs behind each detection
+    truncated: Tensor | None = None  # [B] bool, a compiled graph left candidates out: the answer may be short
 
     def unpad(self) -> "list[ImageDetections]":
         """Leaves the batch: one ragged record per image (the one place that waits for the device)."""
@@ -123,8 +117,7 @@ class Detections:
                 self.scores[i, :n],
                 self.labels[i, :n],
                 None if self.masks is None else self.masks[i, :n],
-                {name: look[i, :n] for name, look in self.looks.items()},
-                {stride: heat[i] for stride, heat in self.heat.items()},
+                None if self.origin is None else self.origin[i, :n],
             )
             for i, n in enumerate(counts)
         ]
@@ -138,8 +131,7 @@ class ImageDetections:
     scores: Tensor  # [N]
     labels: Tensor  # [N]
     masks: Tensor | None = None  # [N, 28, 28]
-    looks: dict[str, Tensor] = field(default_factory=dict)  # [N, ...]
-    heat: dict[int, Tensor] = field(default_factory=dict)  # stride -> [n, h, w], of the padded network input
+    origin: Tensor | None = None  # [N] int64
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -149,21 +141,50 @@ class ImageDetections:
         return self.pick(self.scores > score)
 
     def pick(self, rows: Tensor) -> "ImageDetections":
-        """Those that `rows` names, [M] int64 in the order wanted or [N] bool; heat is the whole image's."""
+        """Those that `rows` names: [M] int64 in the order wanted, or [N] bool."""
         return ImageDetections(
             self.boxes[rows],
             self.scores[rows],
             self.labels[rows],
             None if self.masks is None else self.masks[rows],
-            {name: look[rows] for name, look in self.looks.items()},
-            self.heat,
+            None if self.origin is None else self.origin[rows],
         )
+
+
+@record
+class HeatMap:
+    """How sure a detector was of something, place by place, over the whole padded network input.
+
+    Cell (i, j) is the point (first + j * stride, first + i * stride) of the input, in pixels.
+    """
+
+    values: Tensor  # [B, n, h, w] in 0 .. 1
+    stride: int  # pixels from cell to cell
+    first: float  # pixels from the border to cell 0
+    names: tuple[str, ...]  # n, what each channel says
+
+
+@record
+class Look:
+    """One step of what a detector saw; a row of its tensors belongs to the detection of the same row.
+
+    `Detector.explain` makes them on request. Coordinates are pixels of the network input.
+    """
+
+    title: str  # a word or two, such as "first look"
+    caption: str  # a sentence for people
+    boxes: Tensor | None = None  # [B, K, 4]
+    points: Tensor | None = None  # [B, K, N, 2] x, y
+    scores: Tensor | None = None  # [B, K]
+    maps: tuple[HeatMap, ...] = ()
+    joined: bool = False  # the points are those of the look before, moved: drawings join each pair
+    on_answer: bool = False  # the boxes are those before their last move: drawn dashed around the answer
 
 
 Losses = dict[str, Tensor]
 """Scalar terms by name, already weighted: their plain sum is what is minimised."""
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32: geometry and losses are not computed in half precision."""
+def to_float32(x: Tensor) -> Tensor:
+    """At least float32, float64 as it is: geometry and losses are not computed in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

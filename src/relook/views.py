@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from relook.data.transforms import only_short
+from relook.data.transforms.sizes import only_short
 from relook.ops.boxes import area, pairwise_iou
-from relook.recipe import Resize
+from relook.recipe import KeepRatio, Size, Stretch
 from relook.types import ImageDetections
 
 Merge = Literal["vote", "nms"]
@@ -44,7 +44,7 @@ class View:
     """
 
     short: int  # pixels of the network's input: the shorter side becomes this ...
-    long: int  # ... unless the longer would pass this
+    long: int  # ... unless the longer would pass this; where images are stretched: height and width
     mirrored: bool = False
     smallest: float = (
         0.0  # square root of a box's area, in pixels of the network's input; the ends belong to it
@@ -62,8 +62,10 @@ class View:
                 "write the smaller number first, such as 96-256"
             )
 
-    def resize(self, rule: Resize) -> Resize:
+    def resize(self, rule: Size) -> Size:
         """The rule with this view's sizes."""
+        if isinstance(rule, Stretch):
+            return replace(rule, height=self.short, width=self.long)
         return replace(rule, short=(self.short,), long=self.long)
 
     def believes(self, boxes: Tensor) -> Tensor:
@@ -97,19 +99,27 @@ class Views:
         return len(self.views)
 
 
-def own(size: Resize) -> Views:
+def recipe_view(size: Size) -> Views:
     """The one view that a recipe itself asks for.
 
     Raises:
         ValueError: when the rule has several shorter sides.
     """
-    return Views(views=(View(short=only_short(size), long=size.long),))
+    short, long = _sides(size)
+    return Views(views=(View(short=short, long=long),))
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    """The two sides of a `View` that is the rule's own."""
+    if isinstance(size, KeepRatio):
+        return only_short(size), size.long
+    return size.height, size.width
 
 
 # -- what people write ---------------------------------------------------------------------------------
 
 
-def parse(text: str, size: Resize) -> Views:
+def parse(text: str, size: Size) -> Views:
     """Views from a preset or a list: "scales", "600,800+flip", "400:96-,800,1800x3000:0-96+flip,nms".
 
     A list has commas between its pieces, which are, in any order:
@@ -143,17 +153,17 @@ def parse(text: str, size: Resize) -> Views:
     return Views(views=tuple(dict.fromkeys(views)), merge=merge, iou=IOU[merge])
 
 
-def _views(piece: str, size: Resize) -> list[View]:
+def _views(piece: str, size: Size) -> list[View]:
     """One size of a list: a view, or two."""
     found = _PIECE.fullmatch(piece)
     if found is None:
         raise ValueError(f"{piece!r} is no view; {_grammar()}")
-    full, number = only_short(size), int(found["short"])
+    (full, limit), number = _sides(size), int(found["short"])
     short = int(full * number / 100 + 0.5) if found["percent"] else number
     try:
         view = View(
             short=short,
-            long=int(found["long"] or size.long * short / full + 0.5),
+            long=int(found["long"] or limit * short / full + 0.5),
             smallest=float(found["smallest"] or 0),
             largest=float(found["largest"] or math.inf),
         )
@@ -172,38 +182,40 @@ def _grammar() -> str:
 # -- from views to one answer --------------------------------------------------------------------------
 
 
-def to_original(
-    found: ImageDetections, view: View, *, width: int, scale: tuple[float, float]
-) -> ImageDetections:
-    """What a view shows, where it is in the original image; boxes out of the view's range are left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How a point of a view's network input becomes one of the original image."""
 
-    Mirrored back first, then divided by the true ratio of each axis, in float64; nothing is clipped. Of the
-    looks, whatever ends in two numbers is a point x, y.
+    width: int  # of the network's input, without padding
+    scale: tuple[float, float]  # (x, y) pixels of the network's input per pixel of the original
+    mirrored: bool = False
 
-    Args:
-        found: in pixels of the network's input.
-        view: how the image was looked at.
-        width: of the network's input, without padding.
-        scale: (x, y) pixels of the network's input per pixel of the original.
-    """
-    found = found.pick(view.believes(found.boxes))
-    ratio = torch.tensor(scale, dtype=torch.float64)
+    def points(self, points: Tensor) -> Tensor:
+        """[..., 2] x, y in pixels of the network's input -> float64 in pixels of the original.
 
-    def place(points: Tensor) -> Tensor:
+        Mirrored back first, then divided by the true ratio of each axis; nothing is clipped.
+        """
         x, y = points.double().unbind(-1)
-        return torch.stack([width - x if view.mirrored else x, y], -1) / ratio
+        ratio = torch.tensor(self.scale, dtype=torch.float64)
+        return torch.stack([self.width - x if self.mirrored else x, y], -1) / ratio
 
-    corners = place(found.boxes.reshape(-1, 2, 2)).flatten(1)
-    boxes = corners[:, [2, 1, 0, 3]] if view.mirrored else corners  # left comes first again
-    masks = found.masks.flip(-1) if view.mirrored and found.masks is not None else found.masks
-    looks = {name: place(look) if look.shape[-1] == 2 else look for name, look in found.looks.items()}
-    return ImageDetections(boxes, found.scores.double(), found.labels, masks, looks)
+    def boxes(self, boxes: Tensor) -> Tensor:
+        """[N, 4] likewise; left comes first again where the view was mirrored."""
+        corners = self.points(boxes.reshape(-1, 2, 2)).flatten(1)
+        return corners[:, [2, 1, 0, 3]] if self.mirrored else corners
+
+
+def to_original(found: ImageDetections, place: Placement) -> ImageDetections:
+    """Detections in pixels of a view's network input -> float64, in pixels of the original."""
+    masks = found.masks.flip(-1) if place.mirrored and found.masks is not None else found.masks
+    return ImageDetections(place.boxes(found.boxes), found.scores.double(), found.labels, masks, found.origin)
 
 
 def merge(found: Sequence[ImageDetections], views: Views) -> ImageDetections:
     """What several views show of one image, in its own pixels -> one answer, best first.
 
-    Masks and looks are those of the box that a merged box grew from. What a single view shows is the answer.
+    Masks and `origin` are those of the box that a merged box grew from. What a single view shows is the
+    answer.
 
     Args:
         found: one for each view; of one type, float64 as from `to_original`.
@@ -239,8 +251,8 @@ def _vote(found: ImageDetections, iou: float) -> ImageDetections:
     alone = leader.bincount(minlength=len(leader)) == 1  # exact, where x * s / s may not be
     mean = torch.where(alone.unsqueeze(1), found.boxes, total / weight.unsqueeze(1))
     weakened = found.scores * (1 - overlap)  # 0 for leaders
-    strong = ImageDetections(mean, found.scores, found.labels, found.masks, found.looks).pick(leads)
-    faint = ImageDetections(found.boxes, weakened, found.labels, found.masks, found.looks)
+    strong = ImageDetections(mean, found.scores, found.labels, found.masks, found.origin).pick(leads)
+    faint = ImageDetections(found.boxes, weakened, found.labels, found.masks, found.origin)
     return _join([strong, faint.pick(weakened >= FAINT)])
 
 
@@ -263,10 +275,11 @@ def _clusters(boxes: Tensor, iou: float) -> tuple[Tensor, Tensor]:
 
 def _join(parts: Sequence[ImageDetections]) -> ImageDetections:
     masks = [part.masks for part in parts if part.masks is not None]
+    origin = [part.origin for part in parts if part.origin is not None]
     return ImageDetections(
         torch.cat([part.boxes for part in parts]),
         torch.cat([part.scores for part in parts]),
         torch.cat([part.labels for part in parts]),
         torch.cat(masks) if masks else None,
-        {name: torch.cat([part.looks[name] for part in parts]) for name in parts[0].looks},
+        torch.cat(origin) if origin else None,
     )

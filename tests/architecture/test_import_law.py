@@ -84,7 +84,7 @@ def test_what_is_allowed_is_no_breach(tmp_path: Path):
         "detector.py": "import relook.types",
         "types.py": "import torch",
         "ops/boxes.py": "",
-        "cli/train.py": "def f():\n    from relook.train.fit import fit",
+        "cli/train.py": "def f():\n    from relook.training.fit import fit",
     }
     for name, text in allowed.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -48,7 +48,7 @@ def test_every_verb_explains_all_its_options_and_has_an_example(
     """Each option has words of help; the example begins with the verb and is one that parses."""
     assert main([verb, "--help"]) == 0
     out = capsys.readouterr().out
-    found: Verb = importlib.import_module(f"relook.cli.{verb}_verb").VERB
+    found: Verb = importlib.import_module(f"relook.cli.verbs.{verb}").VERB
     for f in fields(found.options):
         assert _about(found, f.name), f"{verb} does not explain {f.name}"
     examples = [line.strip() for line in found.example.splitlines()]

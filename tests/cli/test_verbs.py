@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 
 from relook.cli import demo_verb, main
 from relook.data.shapes import shapes
+from relook.weights.checkpoint import read_checkpoint, save_weights
+from relook.weights.models import by_name
 from relook.zoo.catalog import find
-from relook.zoo.checkpoint import read_weights, save_weights
-from relook.zoo.models import by_name
 from untrained import untrained
 
 
@@ -318,7 +318,7 @@ def test_convert_writes_a_file_that_describes_itself(
     target = tmp_path / "new.safetensors"
     out, _ = run(capsys, "convert", published, target)
     assert "is reppoints_nano with 3 classes" in out
-    written, given = read_weights(target), torch.load(published, weights_only=False)["state_dict"]
+    written, given = read_checkpoint(target), torch.load(published, weights_only=False)["state_dict"]
     assert written.classes == ("a", "b", "c")
     assert all(torch.equal(written.state[name], value) for name, value in given.items())
     assert "there already" in run(capsys, "convert", published, target, status=2)[1]
@@ -350,7 +350,7 @@ def test_train_takes_its_options_from_yaml(tmp_path: Path, capsys: pytest.Captur
     given = ("train", "--config", config, "--epochs", "1", "--out", tmp_path / "run", "--json")
     result = json.loads(run(capsys, *given)[0])
     assert (result["epochs"], result["steps"]) == (1, 1)
-    assert read_weights(result["last"]).classes == ("ellipse", "rectangle", "triangle", "star")
+    assert read_checkpoint(result["last"]).classes == ("ellipse", "rectangle", "triangle", "star")
     assert "--overwrite" in run(capsys, *given, status=2)[1]
     run(capsys, *given, "--overwrite")
 

@@ -1,5 +1,6 @@
-"""The contract that every detector signs, held for every entry of the catalog by its name.
+"""The contract that every detector signs, held for every wiring; for every entry under `slow`.
 
+A wiring is a way in which a detector's parts are put together; entries that differ in numbers share one.
 Everything is cheap: small images, and for what only depends on the wiring, a small backbone in place of the
 published one. A new entry is covered as soon as the catalog names it.
 """
@@ -15,16 +16,58 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import relook
+from no_waiting import NoWaiting
 from relook.backbones.resnet import ResNetConfig
 from relook.backbones.timm_maps import TimmMapsConfig
 from relook.detector import Detector
-from relook.train.step import Step
+from relook.training.step import Step
 from relook.types import Detections, Losses, Targets
 from relook.zoo.catalog import ENTRIES
 
 SIDE = 128
 CLASSES = 5
 SMALL = TimmMapsConfig(name="regnetx_002")
+
+
+def choices(name: str) -> set[Any]:
+    """What decides how an entry's parts are put together: its words, its switches, its kind of backbone."""
+    config: Any = ENTRIES[name].detector
+    backbone = config.backbone
+    words = {
+        (type(config), f.name, value)
+        for f in fields(config)
+        if isinstance(value := getattr(config, f.name), str | bool)
+    }
+    deformable = getattr(backbone, "deformable", ()), getattr(backbone, "modulated", False)
+    return words | {(type(config), type(backbone), bool(deformable[0]), deformable[1])}
+
+
+def wirings() -> list[str]:
+    """Entries such that every choice, in every kind of detector, occurs at least once."""
+    seen: set[Any] = set()
+    chosen: list[str] = []
+    for name in ENTRIES:
+        if choices(name) - seen:
+            chosen.append(name)
+            seen |= choices(name)
+    return chosen
+
+
+def first_of_each_kind() -> list[str]:
+    """One entry for each class of detectors."""
+    return list({type(ENTRIES[name].detector): name for name in reversed(wirings())}.values())
+
+
+def entries(fast: list[str], every: list[str]) -> Any:
+    """Parametrises `detector` over all of `every`; those that are not `fast` are slow."""
+    return pytest.mark.parametrize(
+        "detector",
+        [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in every],
+        indirect=True,
+    )
+
+
+each = entries(wirings(), list(ENTRIES))
 
 
 @cache
@@ -46,10 +89,9 @@ def spread(detector: nn.Module) -> None:
     """Weights as of a network in training: scores above the threshold, points away from their cells."""
     random = torch.Generator().manual_seed(1)
     for name, parameter in detector.named_parameters():
-        if "head" in name and parameter.ndim > 1:
+        if parameter.ndim > 1 and not name.startswith(("backbone.", "neck.")):
             parameter.data.normal_(0, 0.05, generator=random)
-        if name.endswith("cls_out.bias"):
-            parameter.data.fill_(-2.0)
+        parameter.data[parameter.data < -4] = -2.0  # biases of scores that start at 0.01
 
 
 def some_images(count: int = 2, side: int = SIDE) -> Tensor:
@@ -70,7 +112,7 @@ def total(losses: Losses) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ENTRIES])
+@pytest.fixture
 def detector(request: pytest.FixtureRequest) -> Detector[Any]:
     return small(request.param)
 
@@ -84,6 +126,7 @@ def same(a: Any, b: Any, **tolerance: float) -> None:
             assert x == y
 
 
+@each
 def test_shapes(detector: Detector[Any]) -> None:
     """Detections are padded records, best first, of the promised shapes and types."""
     found = detector.predict(detector(some_images()), torch.tensor([[SIDE, SIDE], [100, 120]]))
@@ -98,10 +141,9 @@ def test_shapes(detector: Detector[Any]) -> None:
         assert len(one) > 0
         assert (one.scores > 0).all()
         assert ((one.boxes >= 0) & (one.boxes <= torch.tensor(size).flip(0).repeat(2))).all()
-        for look in one.looks.values():
-            assert len(look) == len(one)
 
 
+@each
 def test_losses_are_finite_and_reach_every_trained_parameter(detector: Detector[Any]) -> None:
     """Every term is a finite scalar; every parameter that is trained gets a gradient, no other does."""
     detector.zero_grad()
@@ -114,14 +156,16 @@ def test_losses_are_finite_and_reach_every_trained_parameter(detector: Detector[
     detector.zero_grad()
 
 
+@each
 def test_images_without_objects_are_background(detector: Detector[Any]) -> None:
     """No ground truth at all: finite losses that still teach the classifier."""
     none = Targets.pad([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2, [(SIDE, SIDE)] * 2)
     losses = detector.loss(detector(some_images()), none)
-    assert losses["cls"] > 0
+    assert total(losses) > 0
     assert all(term.isfinite() for term in losses.values())
 
 
+@each
 def test_padding_rows_change_nothing(detector: Detector[Any]) -> None:
     """More padding of the ground truth, whatever stands in it: the same loss."""
     outputs, plain = detector(some_images()), some_targets()
@@ -135,6 +179,7 @@ def test_padding_rows_change_nothing(detector: Detector[Any]) -> None:
     same(detector.loss(outputs, plain), detector.loss(outputs, padded))
 
 
+@each
 def test_odd_boxes_are_harmless(detector: Detector[Any]) -> None:
     """One-pixel, empty, image-filling and equal boxes: finite losses and gradients."""
     boxes = torch.tensor([[5.0, 5, 6, 6], [7, 7, 7, 7], [0, 0, SIDE, SIDE], [0, 0, SIDE, SIDE]])
@@ -144,6 +189,7 @@ def test_odd_boxes_are_harmless(detector: Detector[Any]) -> None:
     assert all(g.isfinite().all() for g in gradients)
 
 
+@each
 def test_batch_equals_singles(detector: Detector[Any]) -> None:
     """An image's detections do not depend on its neighbours in the batch."""
     exact = copy.deepcopy(detector).double()
@@ -155,6 +201,7 @@ def test_batch_equals_singles(detector: Detector[Any]) -> None:
         same((one.boxes, one.scores), (alone.boxes, alone.scores), rtol=1e-9, atol=1e-9)
 
 
+@each
 def test_two_runs_are_equal(detector: Detector[Any]) -> None:
     """Bit for bit: outputs, losses, gradients, detections."""
     images, targets = some_images(), some_targets()
@@ -167,39 +214,91 @@ def test_two_runs_are_equal(detector: Detector[Any]) -> None:
     same(*runs)
 
 
-class NoWaiting(torch.utils._python_dispatch.TorchDispatchMode):
-    """Refuses whatever makes the host wait for the device: values read, shapes that depend on values."""
-
-    WAITS = (
-        "_local_scalar_dense",
-        "nonzero",
-        "masked_select",
-        "item",
-        "unique",
-        "is_nonzero",
-        "_to_cpu",
-        "nms",
-    )
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        assert name not in self.WAITS, f"{name} makes the host wait"
-        if name in ("index", "index_put", "index_put_"):
-            indices = args[1]
-            assert all(i is None or i.dtype != torch.bool for i in indices), (
-                "boolean indexing makes the host wait"
-            )
-        return func(*args, **(kwargs or {}))
+@each
+def test_looks_belong_to_the_detections(detector: Detector[Any]) -> None:
+    """A row for each detection, finite, in pixels; maps of the whole input; titles that differ."""
+    images, sizes = some_images(), torch.tensor([[SIDE, SIDE], [100, 120]])
+    outputs = detector(images)
+    found = detector.predict(outputs, sizes)
+    looks = detector.explain(outputs, found, sizes)
+    assert len({look.title for look in looks}) == len(looks)
+    for look in looks:
+        assert look.caption
+        for rows, sides in ((look.boxes, 4), (look.points, 2), (look.scores, found.scores.shape[1])):
+            if rows is not None:
+                assert rows.shape[:2] == found.scores.shape
+                assert rows.shape[-1] == sides
+                assert rows.isfinite().all()
+        for one in look.maps:
+            assert one.values.shape[:2] == (2, len(one.names))
+            assert ((one.values >= 0) & (one.values <= 1)).all()
+            assert one.values.shape[-1] * one.stride <= SIDE + one.stride
 
 
+@each
 def test_a_training_step_never_waits(detector: Detector[Any]) -> None:
-    """Forward, loss and backward read no value and make no shape that depends on values."""
+    """Forward, loss and backward read no value and make no shape that depends on values, but as declared."""
     images, targets = some_images(), some_targets()
-    with NoWaiting():
+    with NoWaiting(detector.waits):
         total(detector.loss(detector(images), targets)).backward()
     detector.zero_grad()
 
 
+@pytest.mark.gpu
+@each
+def test_a_training_step_never_waits_on_a_gpu(detector: Detector[Any]) -> None:
+    """The same, asked of the device; detectors that declare waits are left out, it cannot tell which."""
+    if detector.waits:
+        pytest.skip(f"waits for {', '.join(sorted(detector.waits))} by declaration")
+    moved = copy.deepcopy(detector).cuda()
+    images, targets = some_images().cuda(), some_targets().to("cuda")
+    total(moved.loss(moved(images), targets)).backward()  # kernels are chosen, memory is found
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        total(moved.loss(moved(images), targets)).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda x: x.tolist(),
+        lambda x: x.sum().item(),
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu"),
+        lambda x: x.numpy(),
+        lambda x: float(x.sum()),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        torch.unique,
+        lambda x: torch.bincount(x.long()),
+        lambda x: torch.repeat_interleave(x, x.long()),
+        lambda x: torch.equal(x, x),
+        lambda x: torch.ops.torchvision.nms(x.expand(4, 4), x, 0.5),
+    ],
+)
+def test_every_way_to_wait_is_noticed(waits: Any) -> None:
+    """The guard of the tests above is tried on each of them, and lets pass what does not wait."""
+    x = torch.ones(4)
+    with NoWaiting():
+        torch.where(x > 0, x, 0).sum().repeat_interleave(3)
+    with pytest.raises(AssertionError, match="makes the host wait"), NoWaiting():
+        waits(x)
+
+
+def test_a_declared_wait_is_allowed() -> None:
+    """Only the one that is declared."""
+    boxes, scores = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4]]), torch.tensor([0.9, 0.8])
+    with NoWaiting({"nms"}):
+        assert torch.ops.torchvision.nms(boxes, scores, 0.5).shape == (1,)
+    with pytest.raises(AssertionError, match="tolist"), NoWaiting({"nms"}):
+        scores.tolist()
+
+
+@each
 def test_state_dict_round_trip(detector: Detector[Any]) -> None:
     """Weights of one detector in another of the same settings: the same answer."""
     config: Any = detector.config
@@ -209,38 +308,24 @@ def test_state_dict_round_trip(detector: Detector[Any]) -> None:
     same(detector(images), other(images))
 
 
+@each
 def test_widths_that_do_not_fit_are_refused(detector: Detector[Any]) -> None:
     """An image side that is no multiple of the stride: one sentence with the mend."""
     with pytest.raises(ValueError, match=r"multiple of 32.*pad it"):
         detector(torch.zeros(1, 3, 100, SIDE))
 
 
-# What follows compiles or exports: once per wiring, not per entry ---------------------------------------
+# What follows compiles or exports: once for each kind of detector, every wiring under `slow` -------------
 
 
-def wirings() -> list[str]:
-    """Entries such that every choice of every setting, in every kind of detector, occurs at least once."""
-    seen: set[Any] = set()
-    chosen: list[str] = []
-    for name, entry in ENTRIES.items():
-        config: Any = entry.detector
-        choices = {
-            (type(config), f.name, value)
-            for f in fields(config)
-            if isinstance(value := getattr(config, f.name), str | bool)
-        }
-        if choices - seen:
-            chosen.append(name)
-            seen |= choices
-    return chosen
+once = entries(first_of_each_kind(), wirings())
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in wirings()])
-def test_compiled_step_equals_eager(name: str) -> None:
+@once
+def test_compiled_step_equals_eager(detector: Detector[Any]) -> None:
     """The whole training step is one graph, assignments and losses included, and gives the same gradients."""
     torch._dynamo.reset()
-    detector = small(name)
     step = Step(detector)
     images, targets = some_images(), some_targets()
     trained = [p for p in detector.parameters() if p.requires_grad]
@@ -265,10 +350,10 @@ class Whole(nn.Module):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in wirings()])
-def test_exported_graph_equals_eager(name: str) -> None:
+@once
+def test_exported_graph_equals_eager(detector: Detector[Any]) -> None:
     """torch.export of forward and predict: the same detections."""
-    whole = Whole(copy.deepcopy(small(name)).double()).eval()
+    whole = Whole(copy.deepcopy(detector).double()).eval()
     arguments = (some_images(1).double(), torch.tensor([[SIDE, SIDE]]))
     with torch.no_grad():
         expected = whole(*arguments)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from relook.data.sample import Sample
 from relook.data.samplers import EachOnce, FilledGroups, StreamedGroups, orientation_groups
-from relook.recipe import Augment
 
 COUNT, BATCH, WORLD = st.integers(0, 60), st.integers(1, 9), st.integers(1, 7)
 
@@ -147,9 +146,9 @@ def test_fewer_images_than_a_batch_repeat_with_new_turns() -> None:
 
 def test_square_images_belong_to_either_group_by_line() -> None:
     samples = _samples([(10, 5), (5, 5), (5, 10)])
-    a = orientation_groups(samples, [0, 1, 2], Augment(group_by="w>h"))
-    b = orientation_groups(samples, [0, 1, 2], Augment(group_by="w>=h"))
-    none = orientation_groups(samples, [0, 2], Augment(group_by="none"))
+    a = orientation_groups(samples, [0, 1, 2], "w>h")
+    b = orientation_groups(samples, [0, 1, 2], "w>=h")
+    none = orientation_groups(samples, [0, 2], "none")
     assert [g.tolist() for g in a] == [[0], [1, 2]]
     assert [g.tolist() for g in b] == [[0, 1], [2]]
     assert [g.tolist() for g in none] == [[0, 2]]

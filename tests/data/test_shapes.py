@@ -8,9 +8,9 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from relook.data.coco import read_coco
-from relook.data.detect_format import read
-from relook.data.problems import Problems
+from relook.data.formats.coco import read_coco
+from relook.data.formats.detect import read
+from relook.data.formats.problems import Problems
 from relook.data.sample import DataError, Sample
 from relook.data.shapes import CLASSES, shapes, write_shapes
 

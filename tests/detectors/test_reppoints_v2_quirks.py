@@ -118,14 +118,15 @@ def test_rp_12_scores_and_order_stay() -> None:
     outputs = silent(128, 128)
     outputs.logits[0, point(outputs, 1, 2, 2), 1] = 2.0
     outputs.refine[0, :, 1] = 3.0
-    found = detector.predict(outputs, torch.tensor([[128, 128]])).unpad()[0]
+    batch = detector.predict(outputs, torch.tensor([[128, 128]]))
+    found = batch.unpad()[0]
     assert found.scores.tolist() == [pytest.approx(torch.tensor(2.0).sigmoid().item())]
-    assert found.looks["regressed"][0].tolist() == [[32, 32], [80, 80]]
     assert found.boxes[0].tolist() == [32, 32, 80, 80], "both corners lie on a cell: nothing moves"
-    assert {stride: tuple(heat.shape) for stride, heat in found.heat.items()} == {
-        8: (2, 16, 16),
-        16: (2, 8, 8),
-    }
+    _, verification, _, before = detector.explain(outputs, batch, torch.tensor([[128, 128]]))
+    assert before.boxes is not None
+    assert before.boxes[0, 0].tolist() == [32, 32, 80, 80]
+    maps = {one.stride: tuple(one.values.shape[1:]) for one in verification.maps}
+    assert maps == {8: (2, 16, 16), 16: (2, 8, 8)}
 
 
 def test_rp_11_a_batch_without_boxes_is_finite() -> None:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from relook.data.shapes import CLASSES
-from relook.zoo.checkpoint import read_weights
-from relook.zoo.models import open_weights
+from relook.weights.checkpoint import read_checkpoint
+from relook.weights.models import open_weights
 from untrained import untrained
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_the_script_trains_where_no_weights_are_given(example: ModuleType, tmp_p
     example.main(["--out", str(tmp_path / "a"), "--run", str(tmp_path / "run"), *small])
     weights = tmp_path / "run" / "best.safetensors"
     assert open_weights(weights).model.entry.name == "reppoints_v2_nano"
-    assert read_weights(weights).classes == CLASSES
+    assert read_checkpoint(weights).classes == CLASSES
     example.main(["--out", str(tmp_path / "b"), "--weights", str(weights), *small])
     for name in SHOWN:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

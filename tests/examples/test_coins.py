@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relook.data.detect_format import read
+from relook.data.formats.detect import read
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "coins.py"
 

@@ -24,7 +24,7 @@ from relook.ops.corner_pool import Direction, by_doubling, corner_pool
 from relook.ops.losses import gaussian_focal
 from relook.parts import point_sets
 from relook.types import Targets
-from relook.zoo.layouts import rename
+from relook.zoo.reppoints import MMDET_LAYOUT
 
 pytestmark = pytest.mark.golden
 
@@ -156,11 +156,11 @@ class Watch:
             head.get_submodule(name).register_forward_hook(self.keep(name))
         looked = iter((("cls_conv_input", "deform_offset"), ("refine_conv_input", "deform_offset")))
 
-        def look(x: Tensor, where: Tensor, conv: nn.Conv2d) -> Tensor:
+        def sample(x: Tensor, where: Tensor, conv: nn.Conv2d) -> Tensor:
             self.seen.update(zip(next(looked), (x, where), strict=True))
-            return point_sets.look(x, where, conv)
+            return point_sets.sample_at_points(x, where, conv)
 
-        monkeypatch.setattr("relook.detectors.reppoints_v2.look", look)
+        monkeypatch.setattr("relook.detectors.reppoints_v2.sample_at_points", sample)
 
     def keep(self, name: str):
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -177,7 +177,7 @@ def test_head_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     head = RepPointsV2Head(config).double()
     manifest, override = PLAIN.about["head_manifest"], PLAIN.about["head_override"]
     state = {k: torch.from_numpy(v) for k, v in recipe.state(manifest, override).items()}
-    names = rename(state, "mmdet")
+    names = MMDET_LAYOUT.rename(state)
     head.load_state_dict({names[k].removeprefix("head."): v for k, v in state.items()})
     watch = Watch(head, monkeypatch)
     out: HeadMaps = head(PLAIN.tensor("head/input"))

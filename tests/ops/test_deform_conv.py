@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from relook.ops import deform_conv_cpu
 from relook.ops.deform_conv import deform_conv2d, deform_conv_path
+from relook.ops.kernels import deform_conv_cpu
 
 PATHS = ("fast", "portable", "torchvision")
 LAYOUTS = ("contiguous", "channels_last", "strided")

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from relook.ops.levels import take
+from relook.ops.levels import gather_rows
 from relook.types import Targets, record
 
 
@@ -16,11 +16,11 @@ class Assignment:
 
     def boxes(self, targets: Targets) -> Tensor:
         """[B, P, 4] each point's ground-truth box."""
-        return take(targets.boxes, self.index)
+        return gather_rows(targets.boxes, self.index)
 
     def labels(self, targets: Targets) -> Tensor:
         """[B, P] each point's ground-truth class."""
-        return take(targets.labels, self.index)
+        return gather_rows(targets.labels, self.index)
 
     def count(self) -> Tensor:
         """Positives, at least one per image, summed over the batch: the loss normaliser."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relook.ops import boxes as B
-from relook.ops.levels import Grid, take
+from relook.ops.levels import Grid, gather_rows
 from relook.types import Targets, record
 
 CELL = 8  # pixels of a cell of the map of classes, which every level resamples
@@ -56,7 +56,7 @@ def corners(grid: Grid, valid: Tensor, targets: Targets, *, overlap: float) -> C
         heat = square.div_(-2 * ((2 * reach + 1) / 6).square()).exp_().masked_fill_(~near, 0).amax(1)
         heats.append(torch.where(owner > 0, 1, heat))
         owners.append(owner)
-        offsets.append((take(corner, (owner - 1).clamp(min=0)) - grid.points) / grid.stride[:, None])
+        offsets.append((gather_rows(corner, (owner - 1).clamp(min=0)) - grid.points) / grid.stride[:, None])
     return Corners(torch.stack(heats, -1), torch.stack(owners, -1) > 0, torch.stack(offsets, 2))
 
 

@@ -1,5 +1,6 @@
 """What every backbone is: image -> feature maps, finest first."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ class Backbone(Protocol):
 
 
 class BackboneConfig(Protocol):
-    """Settings, a frozen dataclass, that make a backbone with random weights."""
+    """Settings, a frozen dataclass, that make a backbone with random weights and know its ImageNet files."""
 
     def build(self) -> nn.Module: ...
+
+    def file_names(self, keys: Iterable[str]) -> dict[str, str]: ...  # key of an ImageNet file -> our name
+
+    def starts_anew(self, name: str) -> bool: ...  # whether no ImageNet file has that parameter of ours

@@ -4,6 +4,7 @@ What detectors add to timm's network: a frozen stem and first stages, batch norm
 ImageNet statistics, and 3x3 convolutions that become deformable (arXiv:1703.06211, v2: 1811.11168).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -24,6 +25,14 @@ class ResNetConfig:
 
     def build(self) -> "ResNet":
         return ResNet(self)
+
+    def file_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of torchvision's or timm's files -> our parameters' names."""
+        return {key: f"body.{key}" for key in keys}
+
+    def starts_anew(self, name: str) -> bool:
+        """Offsets of deformable convolutions have no ImageNet weights: they start at zero, a plain one."""
+        return ".conv_offset." in name
 
 
 class ResNet(nn.Module):

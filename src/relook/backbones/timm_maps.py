@@ -3,11 +3,35 @@
 MobileNetV2 (arXiv:1801.04381), as published with RepPoints, is timm's `mobilenetv2_100`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import timm
 from torch import Tensor, nn
+
+from relook.renaming import Rules, renamed
+
+MOBILENET_RULES: Rules = (  # tonylins/pytorch-mobilenet-v2 -> timm
+    (r"features\.0\.0\.(.*)", r"body.conv_stem.\1"),
+    (r"features\.0\.1\.(.*)", r"body.bn1.\1"),
+    (r"features\.1\.conv\.0\.(.*)", r"body.blocks.0.0.conv_dw.\1"),
+    (r"features\.1\.conv\.1\.(.*)", r"body.blocks.0.0.bn1.\1"),
+    (r"features\.1\.conv\.3\.(.*)", r"body.blocks.0.0.conv_pw.\1"),
+    (r"features\.1\.conv\.4\.(.*)", r"body.blocks.0.0.bn2.\1"),
+    *(
+        (rf"features\.{i}\.conv\.{j}\.(.*)", rf"body.blocks.{stage}.{block}.{name}.\1")
+        for i, (stage, block) in enumerate(
+            (
+                (stage, block)
+                for stage, depth in enumerate((2, 3, 4, 3, 3, 1), start=1)
+                for block in range(depth)
+            ),
+            start=2,
+        )
+        for j, name in ((0, "conv_pw"), (1, "bn1"), (3, "conv_dw"), (4, "bn2"), (6, "conv_pwl"), (7, "bn3"))
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +41,14 @@ class TimmMapsConfig:
 
     def build(self) -> "TimmMaps":
         return TimmMaps(self)
+
+    def file_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of timm's files, or of tonylins' MobileNetV2, -> our parameters' names."""
+        return renamed(keys, (*MOBILENET_RULES, (r"(.*)", r"body.\1")))
+
+    def starts_anew(self, name: str) -> bool:  # noqa: ARG002 (every backbone is asked)
+        """Every parameter has ImageNet weights."""
+        return False
 
 
 class TimmMaps(nn.Module):

@@ -16,7 +16,7 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 def run(verb: str, given: Sequence[str]) -> int:
     """The exit status of `relook VERB ...`."""
     try:
-        module = importlib.import_module(f"relook.cli.{verb}_verb")
+        module = importlib.import_module(f"relook.cli.verbs.{verb}")
         options = parse(module.VERB, given)
         return 0 if options is None else _speak(module, options)
     except KeyboardInterrupt:

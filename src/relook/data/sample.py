@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relook.data.images import BrokenImage, read_image
+from relook.data.decode import BrokenImage, read_image
 
 
 class DataError(ValueError):
@@ -46,7 +46,7 @@ class Sample:
     boxes: NDArray[np.float64] = field(default_factory=_no_boxes)  # [N, 4] x1 y1 x2 y2, original pixels
     labels: NDArray[np.int64] = field(default_factory=_no_labels)  # [N] contiguous from 0
     crowd: NDArray[np.bool_] = field(default_factory=_no_flags)  # [N] crowds and difficult objects
-    left_out: NDArray[np.bool_] = field(default_factory=_no_flags)  # [N] COCO's `ignore`: never trained on
+    ignore: NDArray[np.bool_] = field(default_factory=_no_flags)  # [N] COCO's `ignore`: never trained on
     area: NDArray[np.float64] = field(default_factory=_no_numbers)  # [N] pixels of the object, not of its box
     segmentation: tuple[Any, ...] = ()  # [N] as COCO writes them, or empty when not asked for
     pixels: Callable[[], NDArray[np.uint8]] | None = None  # makes the image when there is no file

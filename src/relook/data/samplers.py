@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relook.data.sample import Sample
-from relook.recipe import Augment
 
 
 class Pick(NamedTuple):
@@ -29,15 +28,15 @@ class Batches(Protocol):
 
 
 def orientation_groups(
-    samples: Sequence[Sample], kept: Sequence[int], augment: Augment
+    samples: Sequence[Sample], kept: Sequence[int], group_by: Literal["w>h", "w>=h", "none"]
 ) -> tuple[NDArray[np.int64], ...]:
     """The indices `kept`, apart by orientation as the recipe says; groups without images are left away."""
     index = np.array(kept, np.int64)
-    if augment.group_by == "none":
+    if group_by == "none":
         return (index,) if len(index) else ()
     width = np.array([samples[i].width for i in kept])
     height = np.array([samples[i].height for i in kept])
-    lying = width > height if augment.group_by == "w>h" else width >= height
+    lying = width > height if group_by == "w>h" else width >= height
     return tuple(group for group in (index[lying], index[~lying]) if len(group))
 
 

@@ -224,7 +224,7 @@ def _sample(index: int, *, seed: int, split: Split, side: int, most: int) -> Sam
         boxes=np.array([s.box() for s in placed], np.float64),
         labels=np.array([s.label for s in placed], np.int64),
         crowd=np.zeros(len(placed), np.bool_),
-        left_out=np.zeros(len(placed), np.bool_),
+        ignore=np.zeros(len(placed), np.bool_),
         area=np.array([s.visible.sum() for s in placed], np.float64),
         segmentation=tuple(_run_lengths(s.visible) for s in placed),
         pixels=partial(_paint, index, seed=seed, split=split, side=side, most=most),

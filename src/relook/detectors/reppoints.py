@@ -31,18 +31,18 @@ from relook.parts.point_sets import (
     POINTS,
     box_loss,
     class_loss,
-    look,
+    init_grid,
+    init_normal,
+    init_prior,
     plain_kernel,
-    point_pixels,
+    point_looks,
     point_pyramid,
     point_rows,
+    sample_at_points,
     scale_gradient,
-    start_normal,
-    start_rare,
-    start_spread,
     tower,
 )
-from relook.types import Detections, Losses, Targets, record, wide
+from relook.types import Detections, Look, Losses, Targets, record, to_float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +153,9 @@ class RepPoints(Detector[RepPointsOutputs]):
         shared between devices (docs/quirks.md, rp-06).
         """
         cfg, grid = self.config, outputs.grid
-        logits = wide(outputs.logits)
-        init_boxes = self.boxes(grid, wide(outputs.init))
-        refine_boxes = self.boxes(grid, wide(outputs.refine))
+        logits = to_float32(outputs.logits)
+        init_boxes = self.boxes(grid, to_float32(outputs.init))
+        refine_boxes = self.boxes(grid, to_float32(outputs.refine))
         valid = L.inside(grid.points, targets.sizes, multiple=self.stride)
         init, refine = self.assign(grid, init_boxes.detach(), valid, targets)
 
@@ -191,34 +191,43 @@ class RepPoints(Detector[RepPointsOutputs]):
     # -- prediction ----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, outputs: RepPointsOutputs, sizes: Tensor) -> Detections:
-        """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes.
-
-        `looks` holds the `init_points` and `refine_points` [B, K, 9, 2] of each detection, in pixels.
-        """
+    def predict(
+        self,
+        outputs: RepPointsOutputs,
+        sizes: Tensor,
+        originals: Tensor | None = None,  # noqa: ARG002
+    ) -> Detections:
+        """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes."""
         cfg, grid = self.config, outputs.grid
-        scores = wide(outputs.logits).sigmoid()
+        scores = to_float32(outputs.logits).sigmoid()
         if cfg.select == "points":
             rows = L.top_per_level(scores.amax(-1), grid.lengths, cfg.top)  # [B, N]
-            pairs = class_pairs(L.take(scores, rows))
+            pairs = class_pairs(L.gather_rows(scores, rows))
         else:
             lengths = [n * self.num_classes for n in grid.lengths]
             best = L.top_per_level(scores.flatten(1), lengths, cfg.top)
             rows, label = best // self.num_classes, best % self.num_classes
             within = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
             pairs = (within, label, scores.flatten(1).gather(1, best))
-        boxes = B.clip(L.take(self.boxes(grid, wide(outputs.refine)), rows), sizes)
+        boxes = B.clip(L.gather_rows(self.boxes(grid, to_float32(outputs.refine)), rows), sizes)
         if cfg.drop_empty:
             real = (B.size(boxes) > 0).all(-1)  # [B, N]
             pairs = (pairs[0], pairs[1], torch.where(real.gather(1, pairs[0]), pairs[2], 0))
 
         kept = class_nms(boxes, pairs, score=cfg.score, iou=cfg.nms, keep=cfg.keep)
-        chosen = rows.gather(1, kept.row)  # [B, K]
-        looks = {
-            "init_points": point_pixels(grid, outputs.init, chosen),
-            "refine_points": point_pixels(grid, outputs.refine, chosen),
-        }
-        return Detections(L.take(boxes, kept.row), kept.score, kept.label, kept.count, looks=looks)
+        return Detections(
+            boxes=L.gather_rows(boxes, kept.row),
+            scores=kept.score,
+            labels=kept.label,
+            count=kept.count,
+            origin=rows.gather(1, kept.row),
+            truncated=kept.truncated,
+        )
+
+    @torch.no_grad()
+    def explain(self, outputs: RepPointsOutputs, found: Detections, sizes: Tensor) -> tuple[Look, ...]:  # noqa: ARG002
+        """The nine points of each detection in the first look and in the second, in pixels."""
+        return point_looks(outputs.grid, outputs.init, outputs.refine, found)
 
 
 # -- geometry ----------------------------------------------------------------------------------
@@ -273,7 +282,7 @@ class RepPointsHead(nn.Module):
         self.refine_out = nn.Conv2d(width, numbers, 1)
         self.kernel: Tensor
         self.register_buffer("kernel", plain_kernel(), persistent=False)
-        self._start(config.deform_std, config.start_reach)
+        self._init_weights(config.deform_std, config.start_reach)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cls, reg = self.cls_tower(x), self.reg_tower(x)
@@ -284,17 +293,17 @@ class RepPointsHead(nn.Module):
             first = grid_box(four.expand_as(init), init)
             init = grid_on_box(first)
         where = scale_gradient(init, self.gradient_scale) - self.kernel
-        logits = self.cls_out(F.relu(look(cls, where, self.cls_conv)))
-        refine = self.refine_out(F.relu(look(reg, where, self.refine_conv)))
+        logits = self.cls_out(F.relu(sample_at_points(cls, where, self.cls_conv)))
+        refine = self.refine_out(F.relu(sample_at_points(reg, where, self.refine_conv)))
         # the second look moves the first points but sends no gradient back into them: rp-07
         refine = grid_on_box(grid_box(first.detach(), refine)) if self.grid_points else refine + init.detach()
         return logits, init, refine
 
-    def _start(self, deform_std: float | None, reach: float) -> None:
-        start_normal(self)
-        start_rare(self.cls_out)
+    def _init_weights(self, deform_std: float | None, reach: float) -> None:
+        init_normal(self)
+        init_prior(self.cls_out)
         if not self.grid_points:  # which start as a grid anyway
-            start_spread(self.init_out, reach)
+            init_grid(self.init_out, reach)
         for conv in (self.cls_conv, self.refine_conv):
             if deform_std is None:
                 nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")

@@ -32,19 +32,19 @@ from relook.parts.point_sets import (
     class_loss,
     conv_norm,
     conv_norm_relu,
-    look,
+    init_grid,
+    init_kaiming,
+    init_normal,
+    init_prior,
     plain_kernel,
-    point_pixels,
+    point_looks,
     point_pyramid,
     point_rows,
+    sample_at_points,
     scale_gradient,
-    start_kaiming,
-    start_normal,
-    start_rare,
-    start_spread,
     tower,
 )
-from relook.types import Detections, Losses, Targets, record, wide
+from relook.types import Detections, HeatMap, Look, Losses, Targets, record, to_float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +142,8 @@ class RepPointsV2(Detector[RepPointsV2Outputs]):
         Each is one sum over all levels and images with one normaliser; nothing is shared between devices.
         """
         cfg, grid = self.config, outputs.grid
-        init_boxes = self.boxes(grid, wide(outputs.init))
-        refine_boxes = self.boxes(grid, wide(outputs.refine))
+        init_boxes = self.boxes(grid, to_float32(outputs.init))
+        refine_boxes = self.boxes(grid, to_float32(outputs.refine))
         valid = L.inside(grid.points, targets.sizes, multiple=self.stride)
         init, refine = self.assign(grid, init_boxes.detach(), valid, targets)
         unit, kind, beta = cfg.object_scale * grid.stride, cfg.box_loss, cfg.beta
@@ -154,12 +154,12 @@ class RepPointsV2(Detector[RepPointsV2Outputs]):
         weight = semantic(grid, targets, classes=self.num_classes, multiple=self.stride)
         heat, offset = corner_losses(outputs, wanted, valid, beta=cfg.corner_beta)
         return {
-            "cls": class_loss(wide(outputs.logits), refine, targets),
+            "cls": class_loss(to_float32(outputs.logits), refine, targets),
             "pts_init": cfg.init_weight * first,
             "pts_refine": cfg.refine_weight * second,
             "heatmap": cfg.heatmap_weight * heat,
             "offset": cfg.offset_weight * offset,
-            "sem": cfg.sem_weight * sem_loss(wide(outputs.sem), weight),
+            "sem": cfg.sem_weight * sem_loss(to_float32(outputs.sem), weight),
         }
 
     def assign(
@@ -173,29 +173,48 @@ class RepPointsV2(Detector[RepPointsV2Outputs]):
     # -- 4.3 prediction ------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, outputs: RepPointsV2Outputs, sizes: Tensor) -> Detections:
-        """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes.
-
-        `looks` holds, in pixels, the `init_points` and `refine_points` [B, K, 9, 2] of each detection and its
-        `regressed` corners [B, K, 2, 2] before verification; `heat` the corner maps that verified them.
-        """
+    def predict(
+        self,
+        outputs: RepPointsV2Outputs,
+        sizes: Tensor,
+        originals: Tensor | None = None,  # noqa: ARG002
+    ) -> Detections:
+        """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes."""
         cfg, grid = self.config, outputs.grid
-        scores = wide(outputs.logits).sigmoid()
+        scores = to_float32(outputs.logits).sigmoid()
         rows = L.top_per_level(scores.amax(-1), grid.lengths, cfg.top)  # [B, N]
-        regressed = B.clip(L.take(self.boxes(grid, wide(outputs.refine)), rows), sizes)
-        boxes = B.clip(verified(outputs, regressed, grid.level[rows]), sizes)
-        kept = class_nms(
-            boxes, class_pairs(L.take(scores, rows)), score=cfg.score, iou=cfg.nms, keep=cfg.keep
+        boxes = B.clip(verified(outputs, self.regressed(outputs, rows, sizes), grid.level[rows]), sizes)
+        pairs = class_pairs(L.gather_rows(scores, rows))
+        kept = class_nms(boxes, pairs, score=cfg.score, iou=cfg.nms, keep=cfg.keep)
+        return Detections(
+            boxes=L.gather_rows(boxes, kept.row),
+            scores=kept.score,
+            labels=kept.label,
+            count=kept.count,
+            origin=rows.gather(1, kept.row),
+            truncated=kept.truncated,
         )
 
-        chosen = rows.gather(1, kept.row)  # [B, K]
-        looks = {
-            "init_points": point_pixels(grid, outputs.init, chosen),
-            "refine_points": point_pixels(grid, outputs.refine, chosen),
-            "regressed": L.take(regressed, kept.row).reshape(*chosen.shape, 2, 2),
-        }
-        heat = heat_maps(outputs, self.strides)
-        return Detections(L.take(boxes, kept.row), kept.score, kept.label, kept.count, looks=looks, heat=heat)
+    def regressed(self, outputs: RepPointsV2Outputs, rows: Tensor, sizes: Tensor) -> Tensor:
+        """Boxes [B, N, 4] of rows [B, N] before verification, in pixels, clipped to sizes [B, 2] (h, w)."""
+        return B.clip(L.gather_rows(self.boxes(outputs.grid, to_float32(outputs.refine)), rows), sizes)
+
+    @torch.no_grad()
+    def explain(self, outputs: RepPointsV2Outputs, found: Detections, sizes: Tensor) -> tuple[Look, ...]:
+        """Points of both looks, the corner maps that verify, and each box before verification, in pixels."""
+        first, second = point_looks(outputs.grid, outputs.init, outputs.refine, found)
+        verification = Look(
+            title="verification",
+            caption="Where corners were seen:",
+            maps=corner_maps(outputs, self.strides),
+        )
+        before = Look(
+            title="regressed",
+            caption="Dashed: the box before verification, where a corner of it moved.",
+            boxes=None if found.origin is None else self.regressed(outputs, found.origin, sizes),
+            on_answer=True,
+        )
+        return first, verification, second, before
 
 
 # -- losses of verification ----------------------------------------------------------------------
@@ -206,8 +225,8 @@ def corner_losses(
 ) -> tuple[Tensor, Tensor]:
     """Focal loss of the heat and smooth L1 of the offsets, per positive: each the mean of both kinds."""
     positives = wanted.positive.sum(1).clamp(min=1).sum(0)  # [2] at least one an image: rp-06
-    heat = torch.where(valid[..., None], gaussian_focal(wide(outputs.score), wanted.heat), 0)
-    offset = smooth_l1(wide(outputs.corner) - wanted.offset, beta=beta).sum(-1)
+    heat = torch.where(valid[..., None], gaussian_focal(to_float32(outputs.score), wanted.heat), 0)
+    offset = smooth_l1(to_float32(outputs.corner) - wanted.offset, beta=beta).sum(-1)
     offset = torch.where(wanted.positive, offset, 0)
     return (heat.sum((0, 1)) / positives).mean(), (offset.sum((0, 1)) / positives).mean()
 
@@ -240,7 +259,9 @@ def verified(outputs: RepPointsV2Outputs, boxes: Tensor, level: Tensor) -> Tenso
     side = torch.tensor([(w, h) for h, w in grid.shapes], device=device)[source][:, :, None]  # [B, N, 1, 2]
     first = first[..., None, None]  # of its points in the row of all
     at = boxes.reshape(*level.shape, 2, 2) / grid.stride[first]  # [B, N, 2, 2] kind; x, y in cells
-    cell = torch.minimum(at.long().clamp(min=0), (side - 2).clamp(min=0))  # what is no number becomes some
+    cell = torch.minimum(
+        at.long().clamp(min=0), (side - 2).clamp(min=0)
+    )  # NaN coordinates become valid cells
     window = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=device)  # row by row
     cells = torch.minimum(cell[..., None, :] + window, (side - 1)[..., None, :])  # [B, N, 2, 4, 2]
     points = first + cells[..., 1] * side[..., :1] + cells[..., 0]  # [B, N, 2, 4]
@@ -249,20 +270,21 @@ def verified(outputs: RepPointsV2Outputs, boxes: Tensor, level: Tensor) -> Tenso
     kind = torch.arange(2, device=device)
     warmest = outputs.score[image[..., None], points, kind[:, None]].argmax(-1, keepdim=True)
     best = points.gather(-1, warmest).squeeze(-1)  # [B, N, 2]
-    offset = wide(outputs.corner)[image, best, kind] * grid.stride[best][..., None]
+    offset = to_float32(outputs.corner)[image, best, kind] * grid.stride[best][..., None]
     return torch.where(level[..., None] > 0, (grid.points[best] + offset).flatten(2), boxes)
 
 
-def heat_maps(outputs: RepPointsV2Outputs, strides: tuple[int, ...]) -> dict[int, Tensor]:
-    """The maps that verify, by stride: [B, 2, h, w] how surely a top-left, a bottom-right corner is near."""
+def corner_maps(outputs: RepPointsV2Outputs, strides: tuple[int, ...]) -> tuple[HeatMap, ...]:
+    """The maps that verify, of the two finest levels: how surely a corner of either kind is near."""
     grid = outputs.grid
-    rows = wide(outputs.score).sigmoid().mT  # [B, 2, P]
-    maps: dict[int, Tensor] = {}
+    rows = to_float32(outputs.score).sigmoid().mT  # [B, 2, P]
+    maps: list[HeatMap] = []
     start = 0
     for stride, (h, w) in zip(strides[:2], grid.shapes, strict=False):
-        maps[stride] = rows[..., start : start + h * w].reshape(-1, 2, h, w)
+        values = rows[..., start : start + h * w].reshape(-1, 2, h, w)
+        maps.append(HeatMap(values, stride, 0.0, ("top left", "bottom right")))
         start += h * w
-    return maps
+    return tuple(maps)
 
 
 # -- private parts -------------------------------------------------------------------------------
@@ -306,7 +328,7 @@ class RepPointsV2Head(nn.Module):
         self.refine_out = nn.Conv2d(width, 2 * POINTS, 1)
         self.kernel: Tensor
         self.register_buffer("kernel", plain_kernel(), persistent=False)
-        self._start(config.start_reach)
+        self._init_weights(config.start_reach)
 
     def forward(self, x: Tensor) -> HeadMaps:
         cls, reg = self.cls_tower(x), self.reg_tower(x)
@@ -322,19 +344,21 @@ class RepPointsV2Head(nn.Module):
         seen = torch.cat([score, corner], dim=1)
         init = self.init_out(F.relu(self.init_conv(reg)))
         where = scale_gradient(init, self.gradient_scale) - self.kernel
-        logits = self.cls_out(F.relu(look(torch.cat([cls, seen], dim=1), where, self.cls_conv)))
-        refine = self.refine_out(F.relu(look(torch.cat([reg, seen], dim=1), where, self.refine_conv)))
+        logits = self.cls_out(F.relu(sample_at_points(torch.cat([cls, seen], dim=1), where, self.cls_conv)))
+        refine = self.refine_out(
+            F.relu(sample_at_points(torch.cat([reg, seen], dim=1), where, self.refine_conv))
+        )
         return HeadMaps(logits, init, refine + init.detach(), score, corner, sem)
 
-    def _start(self, reach: float) -> None:
+    def _init_weights(self, reach: float) -> None:
         """Published starting weights: all normal, but for what `CornerPooling` and `sem_embedding` draw."""
         for part in self.children():
             if not isinstance(part, CornerPooling):
-                start_normal(part)
-        start_kaiming(self.sem_embedding)
+                init_normal(part)
+        init_kaiming(self.sem_embedding)
         for conv in (self.cls_out, self.sem_out, self.top_left_score, self.bottom_right_score):
-            start_rare(conv)
-        start_spread(self.init_out, reach)
+            init_prior(conv)
+        init_grid(self.init_out, reach)
 
 
 class CornerPooling(nn.Module):
@@ -354,7 +378,7 @@ class CornerPooling(nn.Module):
         self.skip = conv_norm(width, width, 1, groups)
         self.out = conv_norm_relu(width, width, 1, groups)
         for part in (self.vertical, self.horizontal, self.out):
-            start_kaiming(part)
+            init_kaiming(part)
 
     def forward(self, x: Tensor) -> Tensor:
         vertical, horizontal = self.directions

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from relook.ops.deform_conv_cpu import anchors, deform_conv2d_cpu
+from relook.ops.kernels.deform_conv_cpu import anchors, deform_conv2d_cpu
 
 Path = Literal["auto", "fast", "portable", "torchvision"]
 

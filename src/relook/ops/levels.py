@@ -64,6 +64,22 @@ def top_per_level(score: Tensor, lengths: Sequence[int], k: int, *, largest: boo
     return torch.cat(picks, dim=-1)
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     """Rows index [B, N] of x [B, P, ...] -> [B, N, ...]."""
     return torch.take_along_dim(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), dim=1)
+
+
+def whole_log2(x: Tensor) -> Tensor:
+    """log2 of [...] floats, made whole where it is a whole number but for rounding.
+
+    A device need not give log2(8) as exactly 3: CUDA's double log2 may be one unit in the last place off.
+    What is compared with a level, or rounded down to one, must not depend on that.
+    """
+    return snap(x.log2())
+
+
+def snap(x: Tensor) -> Tensor:
+    """[...] floats, each made whole where it is within four units in the last place of a whole number."""
+    whole = x.round()
+    near = (x - whole).abs() <= 4 * torch.finfo(x.dtype).eps * whole.abs().clamp(min=1)
+    return torch.where(near, whole, x)

@@ -11,7 +11,7 @@ from relook.ops import levels as L
 from relook.ops.deform_conv import deform_conv2d
 from relook.ops.losses import focal, giou_plus_one, smooth_l1
 from relook.parts.fpn import FPN
-from relook.types import Targets, wide
+from relook.types import Detections, Look, Targets, to_float32
 
 POINTS = 9  # a 3 x 3 deformable kernel samples nine places
 PRIOR = -4.59512  # bias of a logit whose score starts at 0.01
@@ -44,7 +44,7 @@ def plain_kernel() -> Tensor:
     return torch.cartesian_prod(side, side).reshape(1, -1, 1, 1)
 
 
-def look(x: Tensor, where: Tensor, conv: nn.Conv2d) -> Tensor:
+def sample_at_points(x: Tensor, where: Tensor, conv: nn.Conv2d) -> Tensor:
     """The convolution at its nine taps, each moved by `where` [B, 18, h, w] (y, x pairs, in cells)."""
     return deform_conv2d(x, where, conv.weight, padding=1)
 
@@ -57,7 +57,25 @@ def point_rows(x: Tensor) -> Tensor:
 def point_pixels(grid: L.Grid, points: Tensor, chosen: Tensor) -> Tensor:
     """Offsets [B, P, 9, 2] in strides, rows chosen [B, K] -> where they lie [B, K, 9, 2], in pixels."""
     stride, place = grid.stride[chosen][..., None, None], grid.points[chosen][:, :, None]
-    return L.take(wide(points), chosen) * stride + place
+    return L.gather_rows(to_float32(points), chosen) * stride + place
+
+
+def point_looks(grid: L.Grid, init: Tensor, refine: Tensor, found: Detections) -> tuple[Look, Look]:
+    """Offsets [B, P, 9, 2] in strides of both looks -> the points of each detection, in pixels."""
+    if found.origin is None:
+        raise ValueError("these detections do not say which rows they came from; take them from `predict`")
+    first = Look(
+        title="first look",
+        caption="Nine points for each object, all told by one place of the feature map.",
+        points=point_pixels(grid, init, found.origin),
+    )
+    second = Look(
+        title="second look",
+        caption="The features were read again at those points, which moved.",
+        points=point_pixels(grid, refine, found.origin),
+        joined=True,
+    )
+    return first, second
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
@@ -65,7 +83,7 @@ def scale_gradient(x: Tensor, scale: float) -> Tensor:
     return scale * x + (1 - scale) * x.detach()
 
 
-def start_normal(module: nn.Module, std: float = 0.01) -> None:
+def init_normal(module: nn.Module, std: float = 0.01) -> None:
     """Every convolution of a module starts normal with zero bias."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
@@ -74,19 +92,19 @@ def start_normal(module: nn.Module, std: float = 0.01) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def start_kaiming(module: nn.Module) -> None:
+def init_kaiming(module: nn.Module) -> None:
     """Every convolution of a module, none of which has a bias, starts Kaiming-normal by its outputs."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
-def start_rare(conv: nn.Conv2d) -> None:
+def init_prior(conv: nn.Conv2d) -> None:
     """The convolution's logits start where a score is 0.01 (arXiv:1708.02002, section 4.1)."""
     nn.init.constant_(cast("Tensor", conv.bias), PRIOR)
 
 
-def start_spread(conv: nn.Conv2d, reach: float) -> None:
+def init_grid(conv: nn.Conv2d, reach: float) -> None:
     """The nine points start as a 3 x 3 grid, `reach` strides to each side of their location.
 
     Opposite corners come first, and the other two next: the box of any kind is then that of the grid.

@@ -4,9 +4,11 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from relook.zoo import reppoints, reppoints_v2
-from relook.zoo.entry import Entry
+from relook.zoo.entry import Entry, Family
 
 ENTRIES: dict[str, Entry] = {e.name: e for e in (*reppoints.ENTRIES, *reppoints_v2.ENTRIES)}
+
+FAMILIES: tuple[Family, ...] = tuple({e.family.name: e.family for e in ENTRIES.values()}.values())
 
 
 def find(name: str) -> Entry:

@@ -1,35 +1,116 @@
 """RepPoints V1: the models of the RepPoints V2 authors and of mmdetection, and a small one of ours."""
 
 from dataclasses import replace
+from typing import Final
 
 from relook.backbones.protocol import BackboneConfig
 from relook.backbones.resnet import ResNetConfig
-from relook.backbones.timm_maps import TimmMapsConfig
+from relook.backbones.timm_maps import MOBILENET_RULES, TimmMapsConfig
 from relook.detectors.reppoints import RepPointsConfig
 from relook.detectors.reppoints_v2 import RepPointsV2Config
-from relook.recipe import Augment, Optimizer, Recipe, Resize, Schedule
-from relook.zoo.entry import Entry, Figure
+from relook.recipe import KeepRatio, Optimizer, Recipe, Schedule, Selection
+from relook.renaming import Rules
+from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Hint, Layout
+from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
 
 PAPER = "1904.11490"
 DCN = (2, 3, 4)  # stages c3, c4, c5
+
+# -- names of published files ------------------------------------------------------------------
+
+KEYS: Final[Rules] = (  # mmdetection 2 and 3, and its forks
+    *((rf"backbone\.{old}", rf"backbone.{new}") for old, new in MOBILENET_RULES),
+    *MMDET_BACKBONE,
+    *mmdet_pyramid(laterals=3, extra=2),
+    (r"bbox_head\.moment_transfer", r"moment"),
+    (r"bbox_head\.(cls|reg)_convs\.(\d+)\.conv\.(.*)", r"head.\1_tower.\2.0.\3"),
+    (r"bbox_head\.(cls|reg)_convs\.(\d+)\.gn\.(.*)", r"head.\1_tower.\2.1.\3"),
+    (r"bbox_head\.reppoints_pts_(init|refine)_(conv|out)\.(.*)", r"head.\1_\2.\3"),
+    (r"bbox_head\.reppoints_cls_(conv|out)\.(.*)", r"head.cls_\1.\2"),
+    *(
+        (rf"bbox_head\.{published}\.{kind}\.(.*)", rf"head.{ours}.{j}.\1")
+        for published, ours in (
+            (r"shared_convs\.0", "shared"),
+            ("reppoints_sem_embedding", "sem_embedding"),
+            (r"hem_tl\.p1_conv1", "top_left.vertical"),
+            (r"hem_tl\.p2_conv1", "top_left.horizontal"),
+            (r"hem_tl\.conv2", "top_left.out"),
+            (r"hem_br\.p1_conv1", "bottom_right.vertical"),
+            (r"hem_br\.p2_conv1", "bottom_right.horizontal"),
+            (r"hem_br\.conv2", "bottom_right.out"),
+        )
+        for j, kind in enumerate(("conv", "gn"))
+    ),
+    *(
+        (rf"bbox_head\.hem_{corner}\.{published}\.(.*)", rf"head.{ours}.\1")
+        for corner, place in (("tl", "top_left"), ("br", "bottom_right"))
+        for published, ours in (
+            ("p_conv1", f"{place}.merge.0"),
+            ("p_gn1", f"{place}.merge.1"),
+            ("conv1", f"{place}.skip.0"),
+            ("gn1", f"{place}.skip.1"),
+        )
+    ),
+    (r"bbox_head\.reppoints_hem_tl_(score|offset)_out\.(.*)", r"head.top_left_\1.\2"),
+    (r"bbox_head\.reppoints_hem_br_(score|offset)_out\.(.*)", r"head.bottom_right_\1.\2"),
+    (r"bbox_head\.reppoints_sem_out\.(.*)", r"head.sem_out.\1"),
+)
+MMDET_LAYOUT = Layout(name="mmdet", rules=KEYS)
+
+FAMILY = Family(
+    name="reppoints",
+    layouts=(MMDET_LAYOUT,),
+    training_only=frozenset(
+        {
+            "gradient_scale",
+            "moment_scale",
+            "deform_std",
+            "start_reach",
+            "init_assign",
+            "refine_assign",
+            "object_scale",
+            "positive_iou",
+            "negative_iou",
+            "atss_candidates",
+            "box_loss",
+            "beta",
+            "init_weight",
+            "refine_weight",
+            "frozen",
+            "freeze_statistics",
+        }
+    ),
+    hints=(
+        Hint(setting="detector.box", pattern=r"transform_method\s*=\s*['\"](\w+)"),
+        Hint(setting="detector.nms", pattern=r"nms\s*=\s*dict\([^)]*iou_thr(?:eshold)?\s*=\s*([\d.]+)"),
+        Hint(
+            setting="detector.box_loss",
+            pattern=r"loss_bbox_refine\s*=\s*dict\([^)]*type\s*=\s*['\"](\w+)",
+            words={"GIoULoss": "giou", "SmoothL1Loss": "smooth_l1"},
+        ),
+        EPOCHS,
+    ),
+)
 
 # -- recipes -----------------------------------------------------------------------------------
 
 AUTHORS_1X = Recipe(
     optimizer=Optimizer(lr=0.01, clip=35.0),
     schedule=Schedule(epochs=12, drops=(8, 11)),
-    augment=Augment(group_by="w>h", need="annotation"),
+    group_by="w>h",
+    selection=Selection(need="annotation"),
     backbone_weights="resnet50.tv_in1k",
 )
 AUTHORS_2X = replace(
     AUTHORS_1X,
     schedule=Schedule(epochs=24, drops=(16, 22)),
-    train_size=Resize(short=(480, 960), between=True),
+    train_size=KeepRatio(short=(480, 960), between=True),
 )
 MMDET_1X = Recipe(
     optimizer=Optimizer(lr=0.01),
     schedule=Schedule(epochs=12, drops=(8, 11), warmup_reach=499),
-    augment=Augment(group_by="w>=h", need="class annotation"),
+    group_by="w>=h",
+    selection=Selection(need="class annotation"),
     backbone_weights="resnet50.tv_in1k",
 )
 MMDET_2X = replace(MMDET_1X, schedule=Schedule(epochs=24, drops=(16, 22), warmup_reach=499))
@@ -60,7 +141,7 @@ MMDET = RepPointsConfig()
 MMDET_GRID = replace(MMDET, box="minmax", grid_points=True)
 
 
-def start(recipe: Recipe, backbone: BackboneConfig) -> Recipe:
+def with_start(recipe: Recipe, backbone: BackboneConfig) -> Recipe:
     """The recipe with the starting weights of that backbone; MobileNetV2's statistics span all devices."""
     if isinstance(backbone, TimmMapsConfig):
         return replace(recipe, backbone_weights=WEIGHTS[backbone.name], sync_bn=True)
@@ -94,8 +175,9 @@ def authors(
         name=name,
         paper=paper,
         detector=detector,
-        recipe=start(recipe, detector.backbone),
-        layout="mmdet",
+        recipe=with_start(recipe, detector.backbone),
+        family=FAMILY,
+        layout=MMDET_LAYOUT,
         config=f"{config}_coco",
         publisher=publisher,
         figures=tuple(Figure(data, "AP", value, publisher) for data, value in named if value is not None),
@@ -121,17 +203,26 @@ def _giou(name: str, config: str, backbone: BackboneConfig, *, ap: float, width:
     )
 
 
-def _mmdet(config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float | None = None) -> Entry:
+MMDET_FILES = "https://download.openmmlab.com/mmdetection/v2.0/reppoints"
+
+
+def _mmdet(
+    config: str, detector: RepPointsConfig, recipe: Recipe, *, ap: float | None = None, file: str = ""
+) -> Entry:
+    """mmdetection's models; `file` is the stem of the published one, which ends in a part of its SHA-256."""
     publisher = "mmdetection 3.3"
+    folder = file.rpartition("_202")[0]
     return Entry(
         name=config.lower().replace("-", "_"),
         paper=PAPER,
         detector=detector,
-        recipe=start(recipe, detector.backbone),
-        layout="mmdet",
+        recipe=with_start(recipe, detector.backbone),
+        family=FAMILY,
+        layout=MMDET_LAYOUT,
         config=f"{config}_coco",
         publisher=publisher,
         figures=() if ap is None else (Figure("coco/val2017", "AP", ap, publisher),),
+        weights=f"{MMDET_FILES}/{folder}/{file}.pth" if file else "",
     )
 
 
@@ -154,9 +245,10 @@ NANO_RECIPE = Recipe(
     batch=8,
     optimizer=Optimizer(kind="adamw", lr=2e-3, weight_decay=0.05, clip=35.0),
     schedule=Schedule(kind="onecycle", epochs=12, warmup_steps=100, warmup_reach=100),
-    train_size=Resize(short=(128,), long=256),
-    test_size=Resize(short=(128,), long=256),
-    augment=Augment(group_by="none", need="nothing"),
+    train_size=KeepRatio(short=(128,), long=256),
+    test_size=KeepRatio(short=(128,), long=256),
+    group_by="none",
+    selection=Selection(need="nothing"),
 )
 
 ENTRIES = (
@@ -184,21 +276,47 @@ ENTRIES = (
         replace(AUTHORS_GIOU, box="minmax"),
         AUTHORS_1X,
     ),
-    _mmdet("reppoints-moment_r50_fpn_1x", replace(MMDET, norm_groups=0), MMDET_1X, ap=37.0),
-    _mmdet("reppoints-moment_r50_fpn-gn_head-gn_1x", MMDET, MMDET_1X, ap=38.1),
-    _mmdet("reppoints-moment_r50_fpn-gn_head-gn_2x", MMDET, MMDET_2X, ap=38.6),
-    _mmdet("reppoints-moment_r101_fpn-gn_head-gn_2x", replace(MMDET, backbone=R101), MMDET_2X, ap=40.5),
+    _mmdet(
+        "reppoints-moment_r50_fpn_1x",
+        replace(MMDET, norm_groups=0),
+        MMDET_1X,
+        ap=37.0,
+        file="reppoints_moment_r50_fpn_1x_coco_20200330-b73db8d1",
+    ),
+    _mmdet(
+        "reppoints-moment_r50_fpn-gn_head-gn_1x",
+        MMDET,
+        MMDET_1X,
+        ap=38.1,
+        file="reppoints_moment_r50_fpn_gn-neck%2Bhead_1x_coco_20200329-4b38409a",
+    ),
+    _mmdet(
+        "reppoints-moment_r50_fpn-gn_head-gn_2x",
+        MMDET,
+        MMDET_2X,
+        ap=38.6,
+        file="reppoints_moment_r50_fpn_gn-neck%2Bhead_2x_coco_20200329-91babaa2",
+    ),
+    _mmdet(
+        "reppoints-moment_r101_fpn-gn_head-gn_2x",
+        replace(MMDET, backbone=R101),
+        MMDET_2X,
+        ap=40.5,
+        file="reppoints_moment_r101_fpn_gn-neck%2Bhead_2x_coco_20200329-4fbc7310",
+    ),
     _mmdet(
         "reppoints-moment_r101-dconv-c3-c5_fpn-gn_head-gn_2x",
         replace(MMDET, backbone=R101_DCN1),
         MMDET_2X,
         ap=42.9,
+        file="reppoints_moment_r101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco_20200329-3309fbf2",
     ),
     _mmdet(
         "reppoints-moment_x101-dconv-c3-c5_fpn-gn_head-gn_2x",
         replace(MMDET, backbone=X101_DCN1),
         MMDET_2X,
         ap=44.2,
+        file="reppoints_moment_x101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco_20200329-f87da1ea",
     ),
     _mmdet("reppoints-minmax_r50_fpn-gn_head-gn_1x", replace(MMDET, box="minmax"), MMDET_1X),
     _mmdet("reppoints-partial-minmax_r50_fpn-gn_head-gn_1x", replace(MMDET, box="partial_minmax"), MMDET_1X),
@@ -207,14 +325,22 @@ ENTRIES = (
         replace(MMDET_GRID, init_assign="max_iou"),
         MMDET_1X,
         ap=36.4,
+        file="bbox_r50_grid_fpn_gn-neck%2Bhead_1x_coco_20200329-c98bfa96",
     ),
-    _mmdet("reppoints-bbox_r50-center_fpn-gn_head-gn-grid_1x", MMDET_GRID, MMDET_1X, ap=37.4),
+    _mmdet(
+        "reppoints-bbox_r50-center_fpn-gn_head-gn-grid_1x",
+        MMDET_GRID,
+        MMDET_1X,
+        ap=37.4,
+        file="bbox_r50_grid_center_fpn_gn-neck%2Bhead_1x_coco_20200330-00f73d58",
+    ),
     Entry(
         name="reppoints_nano",
         paper=PAPER,
         detector=NANO,
         recipe=NANO_RECIPE,
-        layout="relook",
+        family=FAMILY,
+        layout=OURS,
         input=(128, 128),
     ),
 )

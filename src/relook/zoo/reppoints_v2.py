@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from relook.backbones.protocol import BackboneConfig
 from relook.detectors.reppoints_v2 import RepPointsV2Config
-from relook.zoo.entry import Entry
+from relook.zoo.entry import OURS, Entry
 from relook.zoo.reppoints import (
     AUTHORS_1X,
     AUTHORS_2X,
+    FAMILY,
     MNV2,
     NANO,
     NANO_RECIPE,
@@ -75,7 +76,8 @@ ENTRIES = (
         paper=PAPER,
         detector=NANO_V2,
         recipe=NANO_RECIPE,
-        layout="relook",
+        family=FAMILY,
+        layout=OURS,
         input=(128, 128),
     ),
 )

@@ -1,0 +1,156 @@
+"""`relook doctor`: what is in a checkpoint, or everything that is wrong with a data set."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relook.cli.arguments import Verb, option
+from relook.cli.printing import Counter, say, say_json
+
+if TYPE_CHECKING:
+    from relook.weights.checkpoint import Checkpoint
+    from relook.weights.identify import Identity
+
+WEIGHTS = frozenset({".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".pkl", ".tar"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    path: str = option("a checkpoint, or data as --data takes them", positional=True)
+    json: bool = option("print JSON", default=False)
+
+
+def run(options: Options) -> int:
+    return _weights(options) if _is_weights(Path(options.path)) else _data(options)
+
+
+def _is_weights(path: Path) -> bool:
+    """By its ending, or by its first bytes where that says nothing."""
+    if path.suffix.lower() in WEIGHTS:
+        return not path.is_dir()
+    return path.is_file() and path.open("rb").read(2) in {b"PK", b"\x80\x02"}
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------
+
+
+def _weights(options: Options) -> int:
+    from relook.weights.checkpoint import read_checkpoint  # noqa: PLC0415 (torch, which --help does without)
+    from relook.weights.identify import identify  # noqa: PLC0415
+
+    checkpoint = read_checkpoint(options.path)
+    identity = identify(checkpoint)
+    if options.json:
+        say_json(_facts(checkpoint, identity))
+    else:
+        say("\n".join(_lines(checkpoint, identity)))
+    return 0 if identity.exact else 1
+
+
+def _facts(checkpoint: "Checkpoint", identity: "Identity") -> dict[str, Any]:
+    nearest = identity.nearest
+    said = checkpoint.description
+    return {
+        "file": str(checkpoint.path),
+        "says": None if said is None else asdict(said),
+        "models": [c.entry.name for c in identity.exact],
+        "certain": identity.certain,
+        "num_classes": identity.exact[0].classes if identity.exact else None,
+        "classes": list(checkpoint.classes),
+        "tensors": len(checkpoint.state),
+        "parameters": sum(t.numel() for t in checkpoint.state.values()),
+        "epoch": checkpoint.epoch,
+        "unsafe": False,  # or reading had been refused
+        "replaced": list(checkpoint.stand_ins),
+        "notes": list(checkpoint.notes),
+        "nearest": None
+        if nearest is None
+        else {"model": nearest.entry.name, "num_classes": nearest.classes, **asdict(nearest.difference)},
+    }
+
+
+def _lines(checkpoint: "Checkpoint", identity: "Identity") -> list[str]:
+    total = sum(t.numel() for t in checkpoint.state.values())
+    lines = [f"{checkpoint.path}: {len(checkpoint.state)} tensors, {total / 1e6:.1f} million numbers"]
+    if checkpoint.place:
+        lines.append(f"  weights under {checkpoint.place!r}")
+    lines.append("  safe: nothing in it had to be run" + _replaced(checkpoint))
+    lines += [f"  note: {note}" for note in checkpoint.notes]
+    if checkpoint.epoch is not None:
+        lines.append(f"  trained for {checkpoint.epoch} epochs")
+    if checkpoint.description is not None:
+        said = checkpoint.description
+        lines.append(f"  says of itself: {said.model}, written by relook {said.relook_version}")
+    if checkpoint.classes:
+        shown = ", ".join(checkpoint.classes[:8]) + (", ..." if len(checkpoint.classes) > 8 else "")
+        lines.append(f"  names {len(checkpoint.classes)} classes: {shown}")
+    return lines + (_fits(checkpoint, identity) if identity.exact else _differs(identity))
+
+
+def _replaced(checkpoint: "Checkpoint") -> str:
+    if not checkpoint.stand_ins:
+        return ""
+    return f"; read as plain values: {', '.join(checkpoint.stand_ins)}"
+
+
+def _fits(checkpoint: "Checkpoint", identity: "Identity") -> list[str]:
+    names = [c.entry.name for c in identity.exact]
+    best = identity.exact[0]
+    because = f" ({'; '.join(identity.hints)} decided)" if identity.hints else ""
+    target = checkpoint.path.with_suffix(".safetensors").name
+    if len(names) == 1:
+        which = f"  it is {names[0]} with {best.classes} classes, nothing missing or unexpected{because}"
+    else:
+        which = f"  it is one of: {', '.join(names)}, with {best.classes} classes{because}"
+    same = (
+        "their predictions are the same"
+        if identity.certain
+        else "they predict differently: say which one it is"
+    )
+    if checkpoint.description is not None:
+        return [which, f"  next: relook predict photo.jpg --weights {checkpoint.path}"]
+    model = "" if identity.certain else f" --model {names[0]}"
+    middle = [f"  {same}"] if len(names) > 1 else []
+    return [which, *middle, f"  next: relook convert {checkpoint.path} {target}{model}"]
+
+
+def _differs(identity: "Identity") -> list[str]:
+    nearest = identity.nearest
+    if nearest is None:
+        return ["  it fits no model of the catalog"]
+    return [
+        f"  it fits no model of the catalog; nearest is {nearest.entry.name} with {nearest.classes} classes:",
+        f"  {nearest.difference.sentence()}",
+    ]
+
+
+# -- data ------------------------------------------------------------------------------------------------
+
+
+def _data(options: Options) -> int:
+    from relook.data.checks.check import check  # noqa: PLC0415 (numpy and torch, which --help does without)
+
+    counter = Counter("images looked at")
+
+    def progress(done: int, _: int) -> None:
+        counter.count = done - 1
+        counter.step()
+
+    report = check(options.path, progress=progress)
+    counter.done()
+    if options.json:
+        say_json({"usable": report.usable, **asdict(report)})
+    else:
+        say(report.text())
+    return 0 if report.usable else 1
+
+
+VERB = Verb(
+    name="doctor",
+    does="Of a checkpoint: which model it is, how many classes, what is missing or unexpected, and whether\n"
+    "it is safe. Of data: everything that is wrong, all at once, with file, record and mend. Ends with 1\n"
+    "if it found something that prevents the use.",
+    example="  relook doctor published.pth\n  relook doctor my_pictures/\n  relook doctor shapes",
+    options=Options,
+    run=run,
+)

@@ -1,0 +1,103 @@
+"""`relook eval`: the 12 COCO numbers of a trained model on a data set, and the AP of each class."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from relook.cli.arguments import Verb, changes, option, settings_option
+from relook.cli.printing import remark, say, say_json, table
+
+if TYPE_CHECKING:
+    from relook.evaluation import Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    weights: str = option("a weights file of relook, or a published checkpoint")
+    data: str = option("a folder or file in COCO, VOC, YOLO or Roboflow's layout, or `shapes`")
+    model: str | None = option("which model it is, where the file leaves a choice", default=None)
+    split: Literal["val", "train"] = option("which part of the data", default="val")
+    out: str = option("folder for metrics.json and detections.json", default="runs/eval")
+    views: str | None = option(
+        "look several times at each picture and merge: flip, scales, authors, or sizes such as 600,800+flip",
+        default=None,
+    )
+    batch: int = option("pictures a step", default=1)
+    workers: int = option("processes that read pictures", default=2)
+    device: str = option("auto, cpu, cuda, cuda:1 ...", default="auto")
+    precision: Literal["32", "bf16", "fp16"] = option("arithmetic of the network", default="32")
+    backend: Literal["hotcoco", "pycocotools"] = option(
+        "who computes; the numbers are the same", default="hotcoco"
+    )
+    set: tuple[str, ...] = settings_option()
+    json: bool = option("print JSON", default=False)
+
+
+def run(options: Options) -> int:
+    from relook.data.formats.detect import read  # noqa: PLC0415 (torch, which --help does without)
+    from relook.evaluation import evaluate  # noqa: PLC0415
+    from relook.metrics.coco import CocoBoxes  # noqa: PLC0415
+    from relook.views import parse  # noqa: PLC0415
+    from relook.weights.models import open_weights  # noqa: PLC0415
+
+    source = read(options.data, options.split)
+    loaded = open_weights(options.weights, options.model, changes(options.set))
+    recipe = loaded.model.entry.recipe
+    views = None if options.views is None else parse(options.views, recipe.test_size)
+    _compare(loaded.model.classes, source.classes)
+    done = evaluate(
+        loaded.detector,
+        recipe,
+        source,
+        batch=options.batch,
+        workers=options.workers,
+        device=options.device,
+        precision=options.precision,
+        progress=not options.json,
+        views=views,
+        metric=None if options.backend == "hotcoco" else CocoBoxes(backend=options.backend),
+    )
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0
+    done.save(options.out)
+    _tell(options, done, loaded.model.name)
+    return 0
+
+
+def _tell(options: Options, done: "Evaluation", model: str) -> None:
+    files = {"metrics": f"{options.out}/metrics.json", "detections": f"{options.out}/detections.json"}
+    if options.json:
+        say_json(
+            {"model": model, "data": options.data, "split": options.split, **done.to_json(), "files": files}
+        )
+        return
+    report = done.report
+    rate = report.images / max(done.seconds, 1e-9)
+    say(f"{model} on {options.data} ({options.split}): {report.images} pictures, {report.objects} objects")
+    say(table(("", "value"), report.table()))
+    seen = f", each looked at {done.views} times" if done.views > 1 else ""
+    say(f"{rate:.1f} pictures a second{seen}; metrics.json and detections.json in {options.out}")
+    for broken in done.broken:
+        remark(f"could not be read: {broken}")
+
+
+def _compare(ours: tuple[str, ...], theirs: tuple[str, ...]) -> None:
+    """Says when the names of the classes differ; `evaluate` refuses another number of them."""
+    other = [(a, b) for a, b in zip(ours, theirs, strict=False) if a != b]
+    if len(ours) == len(theirs) and other:
+        remark(
+            f"relook eval: {len(other)} class names differ, such as {other[0][0]!r} of the weights and "
+            f"{other[0][1]!r} of the data; they are compared by their order"
+        )
+
+
+VERB = Verb(
+    name="eval",
+    does="Detects in all pictures of a data set and prints COCO's 12 numbers and the AP of each class;\n"
+    "saves them, and the detections in COCO's format. Under torchrun all processes share the work.",
+    example="  relook eval --weights runs/train/best.safetensors --data mine/\n"
+    "  relook eval --weights runs/train/best.safetensors --data mine/ --views scales\n"
+    "  relook eval --weights published.pth --model reppoints_v2_r50_fpn_giou_1x --data coco/ --batch 4",
+    options=Options,
+    run=run,
+)

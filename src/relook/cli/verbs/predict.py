@@ -1,0 +1,187 @@
+"""`relook predict`: pictures in, pictures with boxes and one COCO file out, as a stream."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from relook.cli.arguments import Verb, Wrong, changes, option, settings_option
+from relook.cli.printing import Counter, remark, say
+
+if TYPE_CHECKING:
+    from relook.results.result import Result, ResultStream
+
+WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    images: tuple[str, ...] = option(
+        "pictures, folders, or patterns such as 'photos/*.jpg'", many=True, positional=True
+    )
+    weights: str = option("a weights file of relook, or a published checkpoint")
+    model: str | None = option("which model it is, where the file leaves a choice", default=None)
+    out: str = option("folder for the results", default="runs/predict")
+    score: float = option("leave out objects with a lower score", default=0.3)
+    points: bool = option("draw the points of the first and of the second look", default=False)
+    looks: bool = option(
+        "draw all that was seen, step by step: first look, verification, second look, answer", default=False
+    )
+    no_pictures: bool = option("write only the COCO file", default=False)
+    short: int | None = option("length of the shorter side for the network, in pixels", default=None)
+    views: str | None = option(
+        "look several times at each picture and merge: flip, scales, authors, or sizes such as 600,800+flip",
+        default=None,
+    )
+    batch: int = option("pictures a step", default=1)
+    device: str = option("auto, cpu, cuda, cuda:1 ...", default="auto")
+    precision: Literal["32", "bf16", "fp16"] = option("arithmetic of the network", default="32")
+    set: tuple[str, ...] = settings_option()
+    json: bool = option("print a line of JSON for each picture", default=False)
+
+
+def run(options: Options) -> int:
+    from relook.api import load  # noqa: PLC0415 (torch, which --help does without)
+    from relook.results.coco_file import CocoFile  # noqa: PLC0415
+
+    base = _base(options.images)
+    out = Path(options.out)
+    if _inside(base, out):
+        raise Wrong(f"--out {out} holds the pictures themselves; choose another folder for the results")
+    if options.short is not None and options.views is not None:
+        raise Wrong("--short and --views both say how large pictures become; give one of them")
+    settings = changes(options.set)
+    if options.short is not None:
+        settings["recipe.test_size.short"] = str(options.short)
+    weights = {"weights": options.weights} if options.model else {}
+    look = load(
+        options.model or options.weights,
+        **weights,
+        settings=settings,
+        device=options.device,
+        batch=options.batch,
+        precision=options.precision,
+        views=options.views,
+    )
+    stream = look(_paths(options.images, out), looks=options.points or options.looks)
+    counter = Counter("pictures")
+    with CocoFile(out / "detections.json", look.classes) as file:
+        for result in stream:
+            kept = result.above(options.score)
+            name = _relative(kept.name, base)
+            rows = _rows(kept, options)
+            file.add(name, height=kept.height, width=kept.width, found=rows)
+            if not options.no_pictures:
+                kept.plot(_target(out, name), points=options.points, looks=options.looks)
+            if options.json:
+                _line(
+                    {
+                        "file": kept.name,
+                        "height": kept.height,
+                        "width": kept.width,
+                        "objects": _named(kept, rows),
+                    }
+                )
+            counter.step()
+    counter.done()
+    return _summary(options, stream, file.annotations, counter.rate())
+
+
+def _summary(options: Options, stream: "ResultStream", objects: int, rate: float) -> int:
+    """What was done, and which pictures were broken; 1 when all were."""
+    tell = remark if options.json else say
+    for broken in stream.broken if options.json else ():
+        _line({"file": broken.name, "error": broken.why})
+    tell(f"{stream.count} pictures, {objects} objects scored above {options.score}, {rate:.1f} pictures/s")
+    if stream.broken_count:
+        names = ", ".join(b.name for b in stream.broken[:5]) + (", ..." if stream.broken_count > 5 else "")
+        tell(f"{stream.broken_count} could not be read and were skipped: {names}")
+    where = "detections.json" if options.no_pictures else "the pictures and detections.json"
+    tell(f"{where} in {options.out}")
+    return 1 if stream.count == 0 else 0
+
+
+def _rows(result: "Result", options: Options) -> list[dict[str, Any]]:
+    """COCO results; with --points the points of each look, with --looks all that was seen of each object."""
+    rows = result.to_coco()
+    for look in result.looks or ():
+        for name, values in look.columns().items():
+            if options.looks or name.endswith("_points"):
+                for row, value in zip(rows, values, strict=True):
+                    row[name] = _rounded(value)
+    return rows
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers for people to read: hundredths of pixels, scores to six digits are more than enough."""
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+    return round(value, 2 if abs(value) > 1 else 6)
+
+
+def _named(result: "Result", rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"class": name, **{k: v for k, v in row.items() if k not in ("image_id", "category_id")}}
+        for name, row in zip(result.names, rows, strict=True)
+    ]
+
+
+def _line(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+# -- where things are and go -----------------------------------------------------------------------------
+
+
+def _paths(given: Sequence[str], out: Path) -> Iterator[Path]:
+    """All pictures, without those that relook itself wrote below `out`."""
+    from relook.inputs import pictures  # noqa: PLC0415
+
+    sources = [pictures(one) for one in given]  # each says at once what is not there
+    for source in sources:
+        paths = (one for one in source if isinstance(one, (str, Path)))  # from text come only paths
+        yield from (path for path in map(Path, paths) if not _inside(path, out))
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return _whole(path).is_relative_to(_whole(folder))
+
+
+def _whole(path: Path) -> Path:
+    return Path(os.path.normpath(path.expanduser().absolute()))
+
+
+def _base(given: Sequence[str]) -> Path:
+    """The folder that all pictures lie in: names of results are relative to it, so that none collide."""
+    return Path(os.path.commonpath([_folder(Path(one)) for one in given]))
+
+
+def _folder(path: Path) -> Path:
+    path = _whole(path)
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _relative(name: str, base: Path) -> str:
+    return _whole(Path(name)).relative_to(base).as_posix()
+
+
+def _target(out: Path, name: str) -> Path:
+    """a/x.jpg -> OUT/a/x.jpg; of kinds that cannot be written, a picture as PNG beside that name."""
+    target = out / name
+    return target if target.suffix.lower() in WRITABLE else target.with_name(f"{target.name}.png")
+
+
+VERB = Verb(
+    name="predict",
+    does="Finds objects in pictures. Writes each picture with its boxes, and detections.json (COCO) with\n"
+    "all of them. Pictures are read as they are needed: a folder may be of any size.",
+    example="  relook predict street.jpg --weights mine.safetensors --points\n"
+    "  relook predict photos/ 'more/*.png' --weights mine.safetensors --score 0.5 --out found\n"
+    "  relook predict street.jpg --weights mine.safetensors --looks",
+    options=Options,
+    run=run,
+)

@@ -1,0 +1,155 @@
+"""From what people give (paths, folders, patterns, bytes, arrays, Pillow's images) to single pictures."""
+
+import glob
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from relook.data.decode import EXTENSIONS, BrokenImage, read_image
+
+Picture = Path | str | bytes | NDArray[Any] | Image.Image
+"""One image: a path, the bytes of a file, uint8 RGB [H, W, 3] or grey [H, W], or an image of Pillow's."""
+
+SORTED: Final = (
+    20_000  # names of a folder are sorted up to this many; beyond, they come as the disk lists them
+)
+
+
+def pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
+    """What people give -> single pictures, lazily: folders and patterns are listed as they are needed.
+
+    Raises:
+        FileNotFoundError: when a folder or pattern holds no image, or a path is not there.
+        TypeError: for something that is no image.
+    """
+    if isinstance(images, (str, Path)):
+        return _listed(images)
+    if isinstance(images, (bytes, np.ndarray, Image.Image)):
+        one: list[Picture] = [images]
+        return iter(one)
+    return itertools.chain.from_iterable(
+        pictures(_picture(one)) if _many(one) else [_picture(one)] for one in images
+    )
+
+
+def _picture(one: object) -> Picture:
+    """The same, if it is an image: callers need not be typed."""
+    if isinstance(one, (str, Path, bytes, np.ndarray, Image.Image)):
+        return cast("Picture", one)
+    raise TypeError(
+        f"a {type(one).__name__} is no image; give a path, bytes, a uint8 array or a Pillow image"
+    )
+
+
+def _many(one: object) -> bool:
+    """Whether an item of a list is itself a folder or a pattern."""
+    return (
+        isinstance(one, (str, Path)) and not Path(one).is_file() and (Path(one).is_dir() or _is_pattern(one))
+    )
+
+
+def _is_pattern(path: Path | str) -> bool:
+    return glob.has_magic(str(path))
+
+
+def _listed(path: Path | str) -> Iterator[Picture]:
+    given = Path(path).expanduser()
+    if given.is_file():
+        return iter([given])
+    if given.is_dir():
+        return _not_empty(_below(given), f"there is no image in {path} or below it ({_endings()})")
+    if _is_pattern(path):
+        return _not_empty(_matching(given), f"no file fits the pattern {path}")
+    raise FileNotFoundError(f"there is no file or folder {path}")
+
+
+def _not_empty(paths: Iterator[Path], message: str) -> Iterator[Path]:
+    first = next(paths, None)
+    if first is None:
+        raise FileNotFoundError(message)
+    return itertools.chain([first], paths)
+
+
+def _endings() -> str:
+    return ", ".join(sorted(EXTENSIONS))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All images of a folder, then those of the folders in it."""
+    folders: list[Path] = []
+    for entry in _entries(folder):
+        if entry.is_dir():
+            if not entry.name.startswith("."):
+                folders.append(Path(entry.path))
+        elif Path(entry.name).suffix.lower() in EXTENSIONS and not entry.name.startswith("."):
+            yield Path(entry.path)
+    for inner in folders:
+        yield from _below(inner)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Sorted by name, unless there are too many to hold."""
+    with os.scandir(folder) as listing:
+        head = list(itertools.islice(listing, SORTED + 1))
+        if len(head) <= SORTED:
+            head.sort(key=lambda entry: entry.name)
+        yield from head
+        head.clear()
+        yield from listing
+
+
+def _matching(pattern: Path) -> Iterator[Path]:
+    """Files that fit a pattern; where its last part alone has wild cards, without holding all their names."""
+    if _is_pattern(pattern.parent) or pattern.name == "**":
+        fitting = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
+        yield from (path for path in map(Path, fitting) if path.is_file())
+    elif pattern.parent.is_dir():
+        hidden = pattern.name.startswith(".")
+        for entry in _entries(pattern.parent):
+            fits = fnmatchcase(entry.name, pattern.name) and (hidden or not entry.name.startswith("."))
+            if fits and entry.is_file():
+                yield Path(entry.path)
+
+
+def pixels(picture: Picture, name: str) -> NDArray[np.uint8]:
+    """Any picture as upright uint8 RGB [H, W, 3].
+
+    Raises:
+        BrokenImage: when it cannot be read, or an array is of another type or shape.
+    """
+    if isinstance(picture, (str, Path, bytes)):
+        return read_image(picture)
+    if isinstance(picture, Image.Image):
+        return _from_pillow(picture, name)
+    array = picture
+    if array.dtype != np.uint8:
+        raise BrokenImage(f"{name}: an array of {array.dtype}; give uint8 values from 0 to 255")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise BrokenImage(f"{name}: an array of shape {picture.shape}; give [H, W, 3] in RGB or [H, W]")
+    rgb = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3]
+    return np.ascontiguousarray(rgb)
+
+
+def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """By the rules of a file with that image, by way of a lossless file in memory unless it is plain."""
+    if image.mode == "RGB" and not image.getexif():
+        return np.array(image)
+    if image.mode not in {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"}:
+        image = image.convert("RGB")
+    kind = "TIFF" if image.mode in {"CMYK", "I", "F"} else "PNG"
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, exif=image.getexif(), **({"compress_level": 0} if kind == "PNG" else {}))
+    try:
+        return read_image(buffer.getvalue())
+    except BrokenImage as error:
+        raise BrokenImage(f"{name}: {error}") from None

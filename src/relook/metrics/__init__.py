@@ -1,0 +1,1 @@
+"""Metrics: how good a list of detections is."""

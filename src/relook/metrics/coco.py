@@ -1,0 +1,170 @@
+"""The 12 COCO numbers of a list of detections, and AP and AP50 of each class."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from relook.data.sample import Sample, Source
+from relook.metrics.metric import MISSING, Report, Rows
+
+Backend = Literal["hotcoco", "pycocotools"]
+
+Tables = dict[str, NDArray[np.float64]]
+"""What both tools compute: "precision" [T, R, C, area, maxDets] and "recall" [T, C, area, maxDets]."""
+
+_AREAS = ("all", "small", "medium", "large")  # order of both tools' area axis
+_NUMBERS = {  # name -> precision or recall, IoU threshold (None: mean of .50 .. .95), area, place of maxDets
+    "AP": ("precision", None, "all", 2),
+    "AP50": ("precision", 0, "all", 2),
+    "AP75": ("precision", 5, "all", 2),
+    "APs": ("precision", None, "small", 2),
+    "APm": ("precision", None, "medium", 2),
+    "APl": ("precision", None, "large", 2),
+    "AR1": ("recall", None, "all", 0),
+    "AR10": ("recall", None, "all", 1),
+    "AR100": ("recall", None, "all", 2),
+    "ARs": ("recall", None, "small", 2),
+    "ARm": ("recall", None, "medium", 2),
+    "ARl": ("recall", None, "large", 2),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CocoBoxes:
+    """COCO's box metric; its headline is AP over IoU 0.50 .. 0.95, all sizes."""
+
+    backend: Backend = "hotcoco"
+    name: ClassVar[str] = "coco"
+    headline: ClassVar[str] = "AP"
+
+    def report(self, source: Source, rows: Rows) -> Report:
+        """The 12 numbers, AP and AP50 of each class."""
+        return coco_ap(source, rows.to_coco(source.category_ids), backend=self.backend)
+
+
+def coco_ap(source: Source, detections: Sequence[dict[str, Any]], *, backend: Backend = "hotcoco") -> Report:
+    """Compares detections with the ground truth of `source`.
+
+    Args:
+        source: the images; every one counts, those without any box too.
+        detections: COCO results: image_id, category_id (the dataset's own ids), bbox (x, y, width, height in
+            original pixels), score.
+        backend: who computes. Both give the same numbers; hotcoco is many times faster.
+
+    Raises:
+        ValueError: when a detection names an image or a category that `source` does not have.
+    """
+    truth = ground_truth(source)
+    _check(source, truth, detections)
+    run = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}[backend]
+    tables = run(truth, [dict(row) for row in detections])
+    precision = tables["precision"]  # [T, R, C, area, maxDets]
+    # the tools sort the categories by id; rows of `source.classes` need not be sorted so
+    rows = np.argsort(np.argsort(np.asarray(source.category_ids, dtype=np.int64)))
+    return Report(
+        metric=CocoBoxes.name,
+        headline=CocoBoxes.headline,
+        numbers={name: _mean(tables, *what) for name, what in _NUMBERS.items()},
+        per_class={
+            name: _average(precision[:, :, row, 0, 2]) for name, row in zip(source.classes, rows, strict=True)
+        },
+        per_class_ap50={
+            name: _average(precision[0, :, row, 0, 2]) for name, row in zip(source.classes, rows, strict=True)
+        },
+        images=len(source.samples),
+        objects=sum(1 for a in truth["annotations"] if not a["iscrowd"]),
+        detections=len(detections),
+        backend=backend,
+    )
+
+
+def ground_truth(source: Source) -> dict[str, Any]:
+    """The content of a COCO annotation file that holds `source`: original pixels, the dataset's own ids."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for sample in source.samples:
+        images.append(
+            {"id": sample.id, "width": sample.width, "height": sample.height, "file_name": sample.path.name}
+        )
+        for row in _annotations(sample, source.category_ids):
+            annotations.append(
+                {"id": len(annotations) + 1, **row}
+            )  # from 1: pycocotools takes 0 for "no match"
+    categories = [{"id": i, "name": n} for i, n in zip(source.category_ids, source.classes, strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _annotations(sample: Sample, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    low, high = sample.boxes[:, :2], sample.boxes[:, 2:]
+    boxes: list[list[float]] = np.concatenate([low, high - low], axis=1).tolist()
+    columns = zip(boxes, sample.labels.tolist(), sample.crowd.tolist(), sample.area.tolist(), strict=True)
+    return [
+        {
+            "image_id": sample.id,
+            "category_id": category_ids[label],
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(crowd),
+        }
+        for box, label, crowd, area in columns
+    ]
+
+
+def _check(source: Source, truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> None:
+    for key, known in (
+        ("image_id", {image["id"] for image in truth["images"]}),
+        ("category_id", set(source.category_ids)),
+    ):
+        strange = {row[key] for row in detections} - known
+        if strange:
+            raise ValueError(
+                f"{len(strange)} {key} of the detections are not in {source.file or source.name}, "
+                f"the first is {min(strange)}; evaluate them against the dataset they were made on"
+            )
+
+
+def _hotcoco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Tables:
+    truth_index = hotcoco.COCO(truth)
+    run = hotcoco.COCOeval(truth_index, truth_index.load_res(detections), "bbox")
+    run.evaluate()
+    run.accumulate()
+    return cast("Tables", run.eval)
+
+
+def _pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Tables:
+    try:
+        coco: Any = importlib.import_module("pycocotools.coco")
+        cocoeval: Any = importlib.import_module("pycocotools.cocoeval")
+    except ImportError as error:
+        raise ImportError("--backend pycocotools needs that package; pip install pycocotools") from error
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        truth_index = coco.COCO()
+        truth_index.dataset = truth
+        truth_index.createIndex()
+        found_index = coco.COCO()
+        found_index.dataset = {**truth, "annotations": []}
+        found_index.createIndex()
+        if detections:  # loadRes fails on an empty list
+            found_index = truth_index.loadRes(detections)
+        run = cocoeval.COCOeval(truth_index, found_index, "bbox")
+        run.evaluate()
+        run.accumulate()
+    return cast("Tables", run.eval)
+
+
+def _mean(tables: Tables, kind: str, threshold: int | None, area: str, most: int) -> float:
+    values = tables[kind][..., _AREAS.index(area), most]
+    return _average(values if threshold is None else values[threshold])
+
+
+def _average(values: NDArray[np.float64]) -> float:
+    """Mean of the numbers that exist; `MISSING` if none does."""
+    there = values[values > MISSING]
+    return float(there.mean()) if there.size else MISSING

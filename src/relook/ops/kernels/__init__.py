@@ -1,0 +1,1 @@
+"""Fast ways to compute what a function of `ops` defines."""

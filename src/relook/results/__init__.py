@@ -1,0 +1,1 @@
+"""What was found in an image: as values, in COCO's format, drawn."""

@@ -1,0 +1,194 @@
+"""Frozen settings from text and back from JSON: what `--set` writes and what weights files keep.
+
+Knows dataclasses, tuples, choices, and unions of records that tell themselves apart by a field `kind`.
+"""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class UnknownField(ValueError):  # noqa: N818 (what was met)
+    """A field of stored settings that this version does not know."""
+
+
+# -- from text -------------------------------------------------------------------------------------------
+
+
+def override(settings: T, changes: Mapping[str, object]) -> T:
+    """A copy of frozen settings with dotted fields changed: {"recipe.schedule.epochs": "24"}.
+
+    Text is read as the field's type, other values are taken as they are. A record of several kinds is written
+    as a call, "stretch(height=512)", and a step in a tuple of such records is named by its kind:
+    {"recipe.augment.flip.probability": "0.3"}.
+
+    Raises:
+        ValueError: for a field that is not there (with the nearest that is) or a text that does not fit.
+    """
+    for path, value in changes.items():
+        settings = _changed(settings, path, path.split("."), value)
+    return settings
+
+
+def _changed(node: T, path: str, rest: list[str], value: object) -> T:
+    if isinstance(node, tuple):
+        return cast("T", _changed_step(cast("tuple[Any, ...]", node), path, rest, value))
+    if not is_dataclass(node) or isinstance(node, type):
+        raise ValueError(f"{path}: nothing below {rest[0]!r} can be set")
+    names = [f.name for f in fields(node)]
+    if rest[0] not in names:
+        raise ValueError(f"{path}: {type(node).__name__} has no {rest[0]!r}; {_hint(rest[0], names)}")
+    new = value
+    if len(rest) > 1:
+        new = _changed(getattr(node, rest[0]), path, rest[1:], value)
+    elif isinstance(value, str):
+        new = _parse(value, get_type_hints(type(node))[rest[0]], path)
+    return cast("T", replace(cast("Any", node), **{rest[0]: new}))
+
+
+def _changed_step(steps: tuple[Any, ...], path: str, rest: list[str], value: object) -> tuple[Any, ...]:
+    """One record of a tuple of records, found by its kind."""
+    kinds = [getattr(step, "kind", "") for step in steps]
+    if rest[0] not in kinds or len(rest) < 2:
+        whole = path.rsplit(f".{rest[0]}", 1)[0]
+        steps_now = ", ".join(filter(None, kinds)) or "nothing"
+        raise ValueError(
+            f"{path}: there is no {rest[0]!r} with settings in {whole}, which is {steps_now}; "
+            f"write the whole of it: {whole}={', '.join([*filter(None, kinds), f'{rest[0]}(...)'])}"
+        )
+    return tuple(
+        _changed(step, path, rest[1:], value) if kind == rest[0] else step
+        for step, kind in zip(steps, kinds, strict=True)
+    )
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+
+
+def _parse(text: str, kind: Any, path: str) -> object:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kinds := _kinds(kind):
+        return _only(_records(text, kinds, path), path, text)
+    if origin is Literal:
+        if text not in inner:
+            raise ValueError(f"{path}: expected one of {', '.join(map(str, inner))}, got {text!r}")
+        return text
+    if origin in (Union, UnionType):  # of one type and None
+        empty = NoneType in inner and text.lower() in ("none", "null")
+        return None if empty else _parse(text, next(k for k in inner if k is not NoneType), path)
+    return _parse_tuple(text, inner, path) if origin is tuple else _parse_plain(text, kind, path)
+
+
+def _parse_tuple(text: str, inner: tuple[Any, ...], path: str) -> tuple[object, ...]:
+    if inner[-1] is Ellipsis and (steps := _kinds(inner[0])):
+        return tuple(_records(text, steps, path))
+    parts = [part for part in text.strip("()[]").split(",") if part.strip()]
+    if text.strip().lower() in ("none", "()"):
+        parts = []
+    kinds = [inner[0]] * len(parts) if inner[-1] is Ellipsis else list(inner)
+    if len(parts) != len(kinds):
+        raise ValueError(f"{path}: expected {len(kinds)} values with commas between, got {text!r}")
+    return tuple(_parse(part.strip(), k, path) for part, k in zip(parts, kinds, strict=True))
+
+
+def _parse_plain(text: str, kind: Any, path: str) -> object:
+    words = {"true": True, "false": False}
+    if kind is bool:
+        if text.lower() not in words:
+            raise ValueError(f"{path}: expected true or false, got {text!r}")
+        return words[text.lower()]
+    if kind in (int, float, str):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"{path}: expected {kind.__name__}, got {text!r}") from None
+    raise ValueError(f"{path}: {kind} cannot be set from text; write it in Python")
+
+
+# -- records of several kinds ----------------------------------------------------------------------------
+
+
+def _kinds(hint: Any) -> tuple[type[Any], ...]:
+    """The records that a hint allows, when each has a `kind`; else nothing."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    marked = [is_dataclass(one) and "kind" in {f.name for f in fields(one)} for one in options]
+    return cast("tuple[type[Any], ...]", options) if options and all(marked) else ()
+
+
+def _records(text: str, kinds: tuple[type[Any], ...], path: str) -> list[object]:
+    """The text `resize, flip(probability=0.3)` -> the records, in their order; `none` is no record."""
+    named = {_kind_of(one): one for one in kinds}
+    if text.strip().lower() in ("", "none", "()"):
+        return []
+    example = ", ".join(f"{name}(...)" for name in named)
+    try:
+        tree = ast.parse(f"({text},)", mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"{path}: {text!r} cannot be read; write it as {example}") from None
+    parts = cast("ast.Tuple", tree).elts
+    return [_record(part, named, path, text) for part in parts]
+
+
+def _kind_of(record: type[Any]) -> str:
+    return str(next(f.default for f in fields(record) if f.name == "kind"))
+
+
+def _record(node: ast.expr, named: Mapping[str, type[Any]], path: str, text: str) -> object:
+    call = node if isinstance(node, ast.Call) else None
+    name = call.func if call is not None else node
+    if not isinstance(name, ast.Name) or name.id not in named or (call is not None and call.args):
+        raise ValueError(f"{path}: expected {' or '.join(f'{one}(...)' for one in named)}, got {text!r}")
+    made: object = named[name.id]()
+    for keyword in () if call is None else call.keywords:
+        value = ast.unparse(keyword.value)
+        try:
+            ast.literal_eval(keyword.value)
+        except ValueError:
+            raise ValueError(f"{path}: {keyword.arg}={value} is no plain value") from None
+        made = _changed(made, f"{path}.{name.id}.{keyword.arg}", [str(keyword.arg)], value.strip("'\""))
+    return made
+
+
+def _only(found: list[object], path: str, text: str) -> object:
+    if len(found) != 1:
+        raise ValueError(f"{path}: expected one record, got {text!r}")
+    return found[0]
+
+
+# -- from JSON -------------------------------------------------------------------------------------------
+
+
+def restored(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A frozen dataclass from the plain values that JSON keeps of it.
+
+    Raises:
+        UnknownField: when the values have a field or a kind that the dataclass does not have.
+    """
+    known, hints = {f.name for f in fields(cast("Any", kind))}, get_type_hints(kind)
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise UnknownField(f"its {kind.__name__} has {unknown[0]!r}, which this relook does not know")
+    return kind(**{name: _value(hints[name], value) for name, value in values.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        fitting = cast("Mapping[str, Any]", value)
+        if is_dataclass(hint):
+            return restored(cast("type[Any]", hint), fitting)
+        for option in _kinds(hint):
+            if _kind_of(option) == fitting.get("kind"):
+                return restored(option, fitting)
+        raise UnknownField(f"it has a {fitting.get('kind')!r}, which this relook does not know")
+    if isinstance(value, (list, tuple)):
+        inner = get_args(hint)
+        part = inner[0] if inner else Any
+        return tuple(_value(part, one) for one in cast("list[Any]", value))
+    return value

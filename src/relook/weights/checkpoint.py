@@ -1,0 +1,283 @@
+"""Weights in and out: published checkpoints read without running their code, and relook's own files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] (an untyped PathLike)
+from torch import Tensor
+
+from relook.files import whole_file
+from relook.weights.pickled import STAND_INS, Array, CheckpointError, named_globals, unpickle
+
+State = dict[str, Tensor]
+
+KEY: Final = "relook"  # of the metadata of our safetensors files
+FORMAT: Final = 2  # raised when an older relook could not read the description
+PLACES: Final = ("state_dict", "model", "model_state_dict", "ema_state_dict")  # where frameworks keep weights
+
+
+# -- what a file holds -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What our own weights file says about itself: enough to build the detector and to prepare its input."""
+
+    model: str  # name of a catalog entry, or module:NAME of the user's own
+    settings: dict[str, str] = field(default_factory=dict[str, str])  # dotted changes to the entry
+    classes: tuple[str, ...] = ()
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])  # all of it, as plain values
+    relook_version: str = ""
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata of a safetensors file."""
+        return {KEY: json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True), "format": "pt"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The weights of a file and what else was learnt on the way."""
+
+    path: Path
+    state: State
+    place: str = ""  # the entry under which the weights lay; "" for the top of the file
+    description: Description | None = None  # only our own files have one
+    classes: tuple[str, ...] = ()  # names that the file gives to its classes
+    config: str = ""  # the training configuration as the old frameworks keep it, as text
+    epoch: int | None = None
+    stand_ins: tuple[str, ...] = ()  # foreign objects that were replaced by harmless values
+    notes: tuple[str, ...] = ()  # what was left aside, in words
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Reads a published checkpoint (torch's zip or older format, or safetensors) without running its code.
+
+    Raises:
+        CheckpointError: when the file is absent, broken, something else, or would have to run code.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind != "torch":
+        raise CheckpointError(f"{path} is {kind}, not a checkpoint; give a .pth, .pt or .safetensors file")
+    content = unpickle(path)
+    place, state = _find_state(content, path)
+    meta = _meta(content)
+    return Checkpoint(
+        path=path,
+        state=_plain_names(state),
+        place=place,
+        classes=_class_names(meta),
+        config=_text(meta, "config", "cfg"),
+        epoch=meta["epoch"] if isinstance(meta.get("epoch"), int) else None,
+        stand_ins=tuple(sorted(named_globals(path) & set(STAND_INS))),
+        notes=_notes(content, place, state),
+    )
+
+
+def save_weights(path: Path | str, state: Mapping[str, Tensor], description: Description) -> None:
+    """Writes weights that describe themselves, whole or not at all."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with whole_file(path) as beside:
+        save_file(tensors, beside, metadata=description.metadata())
+
+
+_HEADS: Final = {
+    b"PK": "torch",
+    b"\x80": "torch",  # the format before torch 1.6
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"GIF8": "a GIF picture",
+    b"BM": "a BMP picture",
+    b"RIFF": "a WebP picture or a sound",
+    b"II*\x00": "a TIFF picture",
+    b"MM\x00*": "a TIFF picture",
+    b"%PDF": "a PDF document",
+    b"\x1f\x8b": "a gzip archive (unpack it first)",
+    b"version https://git-lfs": "a Git LFS pointer (fetch the file itself with `git lfs pull`)",
+}
+
+
+def _kind(path: Path) -> str:
+    """What the first bytes say: "torch", "safetensors", or words for a message."""
+    head = _head(path)
+    if not head:
+        return "an empty file (download or copy it again)"
+    if head[4:9] == b"\0\0\0\0{" or path.suffix == ".safetensors":  # its length, then JSON
+        return "safetensors"
+    for start, words in _HEADS.items():
+        if head.startswith(start):
+            return words
+    if head.lstrip()[:1] == b"<":
+        return "a web page (the download went wrong; fetch the file again)"
+    return "neither torch's format nor safetensors"
+
+
+def _head(path: Path) -> bytes:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {path}; check the path of the weights") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with cast("Any", safe_open)(path, framework="pt") as file:  # safetensors ships no types for it
+            metadata: dict[str, str] = file.metadata() or {}
+            names: list[str] = list(file.keys())
+            state: State = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); copy or download it again"
+        ) from None
+    description = _describe(path, metadata[KEY]) if KEY in metadata else None
+    return Checkpoint(
+        path=path,
+        state=_plain_names(state),
+        description=description,
+        classes=() if description is None else description.classes,
+    )
+
+
+def _describe(path: Path, text: str) -> Description:
+    try:
+        facts = cast("dict[str, Any]", json.loads(text))
+        if facts["format"] > FORMAT:
+            raise CheckpointError(
+                f"{path} was written by relook {facts.get('relook_version', '?')}, which is newer than this; "
+                "upgrade with `pip install --upgrade relook`"
+            )
+        return Description(
+            model=str(facts["model"]),
+            settings={str(k): str(v) for k, v in facts.get("settings", {}).items()},
+            classes=tuple(map(str, facts.get("classes", ()))),
+            recipe=_recipe(dict(facts.get("recipe", {})), facts["format"]),
+            relook_version=str(facts.get("relook_version", "")),
+        )
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path}: its description cannot be read ({error!r}); write the file again"
+        ) from None
+
+
+def _recipe(kept: dict[str, Any], form: int) -> dict[str, Any]:
+    """The recipe as it is written today, from any format that files were written in.
+
+    Format 1 knew one way to resize, and one record for augmentation, selection and grouping.
+    """
+    if form >= 2 or not kept:
+        return kept
+    changed = dict(kept)
+    for name in ("train_size", "test_size"):
+        if name in changed:
+            changed[name] = {"kind": "keep_ratio", **changed[name]}
+    old = changed.pop("augment", None)
+    if old is not None:
+        jitter = [{"kind": "jitter", "strength": old["jitter"]}] if old["jitter"] else []
+        changed["augment"] = [*jitter, {"kind": "resize"}, {"kind": "flip", "probability": old["flip"]}]
+        changed["group_by"] = old["group_by"]
+        changed["selection"] = {"min_side": old["min_side"], "need": old["need"]}
+    return changed
+
+
+# -- from a file's content to weights --------------------------------------------------------------------
+
+
+def _find_state(content: object, path: Path) -> tuple[str, State]:
+    if isinstance(content, Mapping):
+        mapping = cast("Mapping[str, object]", content)
+        for place in PLACES:
+            found = _tensors(mapping.get(place))
+            if found:
+                return place, found
+        found = _tensors(mapping)
+        if found:
+            return "", found
+        inside = ", ".join(repr(k) for k in list(mapping)[:8]) or "nothing"
+        raise CheckpointError(
+            f"{path} holds no weights under {', '.join(map(repr, PLACES))} or at its top; it holds {inside}"
+        )
+    raise CheckpointError(
+        f"{path} holds a {type(content).__name__}, not a dictionary of weights; "
+        "save `model.state_dict()` instead"
+    )
+
+
+def _tensors(node: object) -> State:
+    """A dictionary of names and tensors, or nothing."""
+    if not isinstance(node, Mapping):
+        return {}
+    named = cast("Mapping[object, object]", node)
+    found: State = {}
+    for name, value in named.items():
+        if isinstance(value, Array) and value.value is not None:
+            value = torch.from_numpy(value.value.copy())  # noqa: PLW2901 (the same value in torch's hands)
+        if isinstance(name, str) and isinstance(value, Tensor):
+            found[name] = value
+    return found
+
+
+_PREFIXES: Final = ("module.", "step.detector.")  # DataParallel's, and that of our own last.ckpt
+
+
+def _plain_names(state: Mapping[str, Tensor]) -> State:
+    """Without what wrappers put before every name, and without copies kept by mmcv's EMA."""
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    averaged = {f"ema_{name.replace('.', '_')}" for name in state}
+    return {name: value for name, value in state.items() if name not in averaged}
+
+
+def _meta(content: object) -> Mapping[str, Any]:
+    node = cast("Mapping[str, Any]", content).get("meta") if isinstance(content, Mapping) else None
+    return cast("Mapping[str, Any]", node) if isinstance(node, Mapping) else {}
+
+
+def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """mmdetection 2 keeps CLASSES; mmdetection 3 keeps dataset_meta with CLASSES or classes."""
+    inner: object = meta.get("dataset_meta")
+    places: list[Mapping[str, Any]] = [meta]
+    if isinstance(inner, Mapping):
+        places.append(cast("Mapping[str, Any]", inner))
+    for place in places:
+        for key in ("CLASSES", "classes"):
+            names = place.get(key)
+            if isinstance(names, (list, tuple)):
+                return tuple(map(str, cast("Sequence[object]", names)))
+    return ()
+
+
+def _text(meta: Mapping[str, Any], *keys: str) -> str:
+    return next((meta[k] for k in keys if isinstance(meta.get(k), str)), "")
+
+
+def _notes(content: object, place: str, state: State) -> tuple[str, ...]:
+    notes: list[str] = []
+    if isinstance(content, Mapping):
+        others = (
+            [k for k in cast("Mapping[object, object]", content) if k not in {place, "meta"}] if place else []
+        )
+        if "ema_state_dict" in others:
+            notes.append("averaged weights (ema_state_dict) are in the file too and were left aside")
+        rest = [str(k) for k in others if k != "ema_state_dict"]
+        if rest:
+            notes.append(f"left aside: {', '.join(rest)}")
+    copies = len(state) - len(_plain_names(state))
+    if copies:
+        notes.append(f"left aside: {copies} averaged copies (ema_...)")
+    return tuple(notes)

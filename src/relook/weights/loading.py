@@ -1,0 +1,127 @@
+"""Weights into a detector: strict, with a report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relook.detector import Detector
+from relook.weights.checkpoint import Checkpoint, State, read_checkpoint
+from relook.weights.compare import Contents, Difference, Shape, all_layouts, difference, shapes
+from relook.weights.identify import identify
+from relook.weights.pickled import CheckpointError
+from relook.weights.shapes import built
+from relook.zoo.entry import DetectorConfig, Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What `load_published` did. Of weights nothing was missing or unexpected, or it would have raised."""
+
+    tensors: int  # loaded
+    layout: str  # whose names the file's keys carried
+    missing: tuple[str, ...] = ()  # batch counters that the file lacks; nothing depends on them
+    unexpected: tuple[str, ...] = ()  # batch counters that the detector lacks
+    classes: tuple[str, ...] = ()  # names that the file gives to its classes
+    epoch: int | None = None
+    stand_ins: tuple[str, ...] = ()  # foreign objects in the file that were replaced by harmless values
+    notes: tuple[str, ...] = ()  # what was left aside
+
+
+def load_published(
+    detector: Detector[Any], source: Path | str | Mapping[str, Tensor] | Checkpoint
+) -> LoadReport:
+    """Loads published weights into a detector, strictly: every tensor must fit.
+
+    Args:
+        detector: built with the settings of the published model and the file's number of classes.
+        source: a checkpoint file, what `read_checkpoint` made of one, or a state dict with published names
+            or ours.
+
+    Raises:
+        CheckpointError: with what is missing, unexpected or of another shape, and which model would fit.
+    """
+    given = _checkpoint(source)
+    ours = shapes(detector.state_dict())
+    contents = Contents(given.state)
+    fit, layout = _best(contents, ours)
+    if len(fit):
+        raise CheckpointError(
+            f"{given.path} does not fit {type(detector).__name__} with {detector.num_classes} classes: "
+            f"{fit.sentence()}. {_advice(given)}"
+        )
+    named = contents.named(layout)
+    state = {named[key]: value for key, value in given.state.items() if named[key] in ours}
+    own = detector.state_dict()
+    counters = {name: own[name] for name in ours if name not in state}
+    detector.load_state_dict({**state, **counters}, strict=True)
+    return LoadReport(
+        tensors=len(state),
+        layout=fit.layout,
+        missing=tuple(counters),
+        unexpected=tuple(key for key in given.state if named[key] not in ours),
+        classes=given.classes,
+        epoch=given.epoch,
+        stand_ins=given.stand_ins,
+        notes=given.notes,
+    )
+
+
+def _best(contents: Contents, ours: Mapping[str, Shape]) -> tuple[Difference, Layout]:
+    """The layout in which a file comes nearest to a detector, and how they differ."""
+    tried = [(difference(contents, ours, layout), layout) for layout in all_layouts()]
+    return min(tried, key=lambda one: len(one[0]))
+
+
+def _checkpoint(source: Path | str | Mapping[str, Tensor] | Checkpoint) -> Checkpoint:
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, (str, Path)):
+        return read_checkpoint(source)
+    state: State = {name: torch.as_tensor(value) for name, value in source.items()}
+    return Checkpoint(path=Path("the state dict"), state=state)
+
+
+def _advice(checkpoint: Checkpoint) -> str:
+    identity = identify(checkpoint)
+    if identity.exact:
+        best = identity.exact[0]
+        return f"It fits relook.create_model({best.entry.name!r}, num_classes={best.classes})"
+    return "It fits no model of the catalog; `relook doctor FILE` says more"
+
+
+def load_start(detector: Detector[Any], config: DetectorConfig, source: Path | str) -> str:
+    """Starts a detector from weights of the same model, made for these or for other classes.
+
+    Tensors whose shape depends on the number of classes keep their random start where that number differs.
+
+    Args:
+        detector: built by `config`.
+        config: its settings.
+        source: a weights file of ours or a published checkpoint.
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        CheckpointError: when the file holds another model.
+    """
+    given = read_checkpoint(source)
+    ours = detector.state_dict()
+    contents = Contents(given.state)
+    fit, layout = _best(contents, shapes(ours))
+    by_class = {one.name for one in built(config).growing}
+    left = [m for m in fit.mismatched if m.split(":")[0] in by_class]
+    if len(fit) > len(left):
+        raise CheckpointError(
+            f"{given.path} does not fit {type(detector).__name__}: {fit.sentence()}. {_advice(given)}"
+        )
+    named = contents.named(layout)
+    skipped = by_class if left else set[str]()
+    state = {named[k]: v for k, v in given.state.items() if named[k] in ours and named[k] not in skipped}
+    detector.load_state_dict({**ours, **state}, strict=True)
+    words = f"{len(state)} tensors from {given.path}"
+    return f"{words}; {len(skipped)} that depend on the classes start anew" if skipped else words

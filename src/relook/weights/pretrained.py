@@ -1,0 +1,59 @@
+"""ImageNet weights for a detector's backbone: from a local file, or through timm's hub."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+from torch import Tensor, nn
+
+from relook.weights.checkpoint import read_checkpoint
+
+
+def load_backbone(detector: nn.Module, source: str) -> int:
+    """Fills `detector.backbone` with ImageNet weights and says how many tensors it took.
+
+    Args:
+        detector: anything with a `backbone` of `relook.backbones`, whose settings know its files.
+        source: a file (torchvision's, timm's or tonylins' key names; .pth or .safetensors), or timm's name of
+            the weights with its tag, as "resnet50.tv_in1k".
+
+    Raises:
+        ValueError: when the file does not fit the backbone, or the hub cannot be reached.
+    """
+    backbone = cast("Any", detector).backbone
+    if Path(source).suffix in (".pth", ".pt", ".safetensors", ".bin") or Path(source).exists():
+        given: Mapping[str, Tensor] = read_checkpoint(source).state
+    else:
+        given = _from_hub(source)
+    names: dict[str, str] = backbone.config.file_names(given)
+    state = {names[key]: value for key, value in given.items()}
+    wanted: dict[str, Tensor] = backbone.state_dict()
+    missing = [
+        k for k in wanted if k not in state and not backbone.config.starts_anew(k) and "num_batches" not in k
+    ]
+    if missing:
+        raise ValueError(
+            f"{source}: {len(missing)} of the backbone's {len(wanted)} tensors are not in it, {missing[0]!r} "
+            "first; give weights of the same architecture, or `--backbone-weights none` to start from scratch"
+        )
+    odd = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    if odd:
+        raise ValueError(
+            f"{source}: {odd[0]!r} has shape {list(state[odd[0]].shape)} there and "
+            f"{list(wanted[odd[0]].shape)} here; give weights of the same architecture"
+        )
+    backbone.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+    return sum(k in state for k in wanted)
+
+
+def _from_hub(name: str) -> dict[str, Tensor]:
+    try:
+        model: Any = timm.create_model(name, pretrained=True)  # pyright: ignore[reportUnknownVariableType]
+    except Exception as error:
+        raise ValueError(
+            f"the ImageNet weights {name!r} could not be fetched ({type(error).__name__}: {error}); download "
+            "them where there is a network and give the file as `--backbone-weights FILE`, or "
+            "`--backbone-weights none` to start from scratch"
+        ) from error
+    return cast("nn.Module", model).state_dict()

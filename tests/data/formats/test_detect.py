@@ -1,0 +1,47 @@
+"""`--data PATH`: what is recognised, what is said when nothing is, and the generated data set."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relook.data.formats.detect import READERS, read
+from relook.data.sample import DataError
+from relook.data.shapes import shapes, write_shapes
+
+
+def test_the_error_lists_what_was_looked_for_and_found(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, "train")
+    message = str(caught.value)
+    assert "Result: pictures/, readme.txt" in message
+    assert all(f"\n  {name}: {form.wants}" in message for name, form in READERS.items())
+
+
+def test_an_empty_folder_and_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="an empty folder"):
+        read(tmp_path, "train")
+    with pytest.raises(DataError, match=r"does not exist.*shapes"):
+        read(tmp_path / "gone", "train")
+
+
+def test_a_format_can_be_named(tmp_path: Path) -> None:
+    folder = write_shapes(tmp_path / "data", train=2, val=1)
+    assert len(read(f"coco:{folder}", "train").samples) == 2
+    with pytest.raises(DataError, match=r"Looked for:\n  voc: [^\n]*\nFound"):
+        read(f"voc:{folder}", "train")
+
+
+def test_shapes_by_name_and_settings() -> None:
+    source = read("shapes:train=3,val=2,seed=4,side=96", "train")
+    expected = shapes(3, seed=4, side=96)
+    assert len(source.samples) == 3
+    assert np.array_equal(source.samples[2].image(), expected.samples[2].image())
+    assert len(read("shapes:train=3,val=2", "val").samples) == 2
+
+
+def test_a_wrong_setting_of_shapes_is_named() -> None:
+    with pytest.raises(DataError, match="trian=3: is no setting; write NAME=NUMBER with seed, side"):
+        read("shapes:trian=3,train=2", "train")

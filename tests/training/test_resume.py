@@ -1,0 +1,186 @@
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from relook.training.fit import TrainResult, fit
+from relook.training.settings import TrainSettings
+from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
+
+
+def run(folder: Path, detector: TinyDetector | None = None, **changed: Any) -> TrainResult:
+    settings = replace(
+        TrainSettings(out=folder, workers=0, log_every=1, progress=False, tensorboard=False, ema=0.9),
+        **changed,
+    )
+    return fit(detector or tiny(), RECIPE, tiny_data(), tiny_data(6, "val"), settings, {})
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Weights, averages, optimiser, counters and metrics are equal bit for bit."""
+    a, b = state(one), state(two)
+    if b["callbacks"]["ValidateAndSave"]["owed"] == (
+        4,
+        12,
+    ):  # nothing was left to do but this validation, which is done
+        b["callbacks"]["ValidateAndSave"] = {**b["callbacks"]["ValidateAndSave"], "owed": None, "worse": 3}
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
+    for name in ("last", "best"):
+        with (
+            safe_open(one / f"{name}.safetensors", "pt") as x,
+            safe_open(two / f"{name}.safetensors", "pt") as y,
+        ):
+            assert x.metadata() == y.metadata()
+            assert all(torch.equal(x.get_tensor(key), y.get_tensor(key)) for key in x.keys())  # noqa: SIM118
+    timeless = [
+        [
+            {k: v for k, v in json.loads(line).items() if k not in {"seconds", "images_per_second", "loss"}}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (one, two)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four epochs in one sitting."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return folder
+
+
+def test_two_and_two_epochs_equal_four(whole: Path, tmp_path: Path) -> None:
+    """Bit for bit, whatever the resumed detector holds before."""
+    first = run(tmp_path, stop_after=2)
+    assert first.epochs == 2
+    result = run(tmp_path, tiny(seed=5), resume=tmp_path)
+    assert (result.epochs, result.steps) == (4, 12)
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 12])
+def test_an_interrupted_run_goes_on_exactly(whole: Path, tmp_path: Path, step: int) -> None:
+    """Ctrl-C in the first step, within an epoch, in its last step, in the very last step: nothing is lost."""
+    steps = iter(range(1, 100))
+
+    class Interrupting(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Interrupting())
+    assert signal.getsignal(signal.SIGINT) is before
+    # heard before the terms of this step were noted, so this step is the last
+    assert state(tmp_path)["global_step"] == step
+    assert f"--resume {tmp_path}" in (tmp_path / "train.log").read_text()
+    run(tmp_path, tiny(seed=5), resume=tmp_path)
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_killed_run_goes_on_from_its_last_save(whole: Path, tmp_path: Path) -> None:
+    """A crash in step 8 loses what came after the save of step 7; the log and metrics have no double rows."""
+    steps = iter(range(1, 100))
+
+    class Crashing(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(steps) == 9:
+                raise MemoryError
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    with pytest.raises(MemoryError):
+        run(tmp_path, Crashing(), save_every=7)
+    assert state(tmp_path)["global_step"] == 7
+    run(tmp_path, tiny(seed=5), resume=tmp_path)
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    """What was saved before stays, and the log says where to go on."""
+    steps = iter(range(1, 100))
+
+    class Impatient(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(steps) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Impatient())
+    assert state(tmp_path)["global_step"] == 3
+    assert f"--resume {tmp_path}" in (tmp_path / "train.log").read_text()
+
+
+def test_a_run_goes_on_in_another_folder(whole: Path, tmp_path: Path) -> None:
+    """With its best weights and metrics; but not in the folder of another run."""
+    run(tmp_path / "a", stop_after=3)
+    result = run(tmp_path / "b", tiny(seed=5), resume=tmp_path / "a")
+    assert result.best is not None
+    assert result.best.parent == tmp_path / "b"
+    assert_same_run(whole, tmp_path / "b")
+    with pytest.raises(FileExistsError, match="already holds"):
+        run(tmp_path / "b", resume=tmp_path / "a")
+
+
+def test_a_terminated_run_saves_too(tmp_path: Path) -> None:
+    """SIGTERM, which schedulers send, ends with its own exit status."""
+
+    class Terminating(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, Terminating())
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert state(tmp_path)["global_step"] == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
+    """It says what there is."""
+    before = state(whole)["state_dict"]
+    detector = tiny(seed=5)
+    result = run(whole, detector, resume=whole / "last.ckpt")
+    assert (result.epochs, result.steps) == (4, 12)
+    torch.testing.assert_close(state(whole)["state_dict"], before, rtol=0, atol=0)
+
+
+def test_other_settings_are_pointed_out(tmp_path: Path) -> None:
+    """A run that goes on under another schedule is not the same run."""
+    run(tmp_path, epochs=1)
+    run(tmp_path, epochs=2, resume=tmp_path, seed=3)
+    log = (tmp_path / "train.log").read_text()
+    assert "began with epochs=1 and goes on with 2" in log
+    assert "began with seed=0 and goes on with 3" in log
+
+
+def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None:
+    """last.ckpt is read without executing anything."""
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"global_step": 0, "state_dict": Evil()}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+        run(tmp_path, resume=tmp_path)
+    assert not (tmp_path / "executed").exists()

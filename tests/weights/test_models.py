@@ -1,0 +1,157 @@
+"""A model by its name or from its file."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from relook.recipe import KeepRatio, Recipe
+from relook.settings import restored
+from relook.weights.checkpoint import read_checkpoint, save_weights
+from relook.weights.loading import load_start
+from relook.weights.models import by_name, open_weights
+from relook.weights.pickled import CheckpointError
+from relook.zoo.catalog import ENTRIES, find
+from relook.zoo.entry import Entry
+
+NANO = find("reppoints_nano")
+MINE = replace(NANO, name="mine")  # what a user's own module would hold
+
+
+def test_settings_are_remembered_and_checked():
+    """Changes apply to detector and recipe, are kept as text, and know the nearest name."""
+    model = by_name("reppoints_nano", {"detector.keep": "7", "recipe.test_size.short": "96"})
+    assert (model.entry.detector.keep, model.entry.recipe.test_size.short) == (7, (96,))
+    assert model.settings == {"detector.keep": "7", "recipe.test_size.short": "96"}
+    with pytest.raises(ValueError, match="did you mean 'keep'"):
+        by_name("reppoints_nano", {"detector.kep": "7"})
+    with pytest.raises(ValueError, match="settings begin with detector"):
+        by_name("reppoints_nano", {"keep": "7"})
+    with pytest.raises(ValueError, match="near it: reppoints_nano"):
+        by_name("reppoints_nanno")
+
+
+def test_an_entry_of_ones_own_is_named_by_module():
+    """`module:NAME`; each mistake in it has its sentence."""
+    assert by_name(f"{__name__}:MINE").entry is MINE
+    with pytest.raises(ValueError, match="cannot be imported"):
+        by_name("no_such_module:ENTRY")
+    with pytest.raises(ValueError, match="has no 'NOTHING'"):
+        by_name(f"{__name__}:NOTHING")
+    with pytest.raises(TypeError, match="is a str, not"):
+        by_name(f"{__name__}:__doc__")
+
+
+def test_a_file_of_ours_brings_everything_back(tmp_path: Path):
+    """Weights, classes, settings and the whole recipe survive the disk; further settings apply on top."""
+    model = by_name("reppoints_nano", {"recipe.test_size.short": "96"}).with_classes(("a", "b", "c"))
+    recipe = replace(model.entry.recipe, test_size=KeepRatio(short=(104,), long=208, antialias=True))
+    model = replace(model, entry=replace(model.entry, recipe=recipe))
+    detector = model.entry.detector.build()
+    path = tmp_path / "mine.safetensors"
+    save_weights(path, detector.state_dict(), model.describe())
+    loaded = open_weights(path, settings={"detector.keep": "5"})
+    assert loaded.model.classes == ("a", "b", "c")
+    assert loaded.model.entry.recipe == recipe
+    assert loaded.model.entry.detector.keep == 5
+    ours, theirs = loaded.detector.state_dict(), detector.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(CheckpointError, match="holds 'reppoints_nano'"):
+        open_weights(path, "reppoints_v1_r50_fpn_1x")
+
+
+def test_a_recipe_of_a_newer_relook_is_not_half_understood(tmp_path: Path):
+    """An unknown field is an error that says to upgrade, not a silent default."""
+    model = by_name("reppoints_nano")
+    said = model.describe()
+    path = tmp_path / "new.safetensors"
+    save_weights(
+        path, model.entry.detector.build().state_dict(), replace(said, recipe={**said.recipe, "mixup": 1})
+    )
+    with pytest.raises(CheckpointError, match=r"Recipe has 'mixup'.*upgrade"):
+        open_weights(path)
+
+
+def test_every_recipe_of_the_catalog_survives_the_description():
+    """Tuples, nested records and None come back as they were, for all entries."""
+    for entry in ENTRIES.values():
+        plain = json.loads(by_name(entry.name).describe().metadata()["relook"])["recipe"]
+        assert restored(Recipe, plain) == entry.recipe, entry.name
+
+
+def test_a_weights_file_alone_imports_no_module(tmp_path: Path):
+    """A description naming `module:NAME` is followed only when the user names it too."""
+    detector = MINE.detector.build()
+    path = tmp_path / "own.safetensors"
+    save_weights(path, detector.state_dict(), by_name(f"{__name__}:MINE").describe())
+    with pytest.raises(CheckpointError, match="may not make relook import"):
+        open_weights(path)
+    assert isinstance(open_weights(path, f"{__name__}:MINE").model.entry, Entry)
+
+
+def test_a_file_without_description_is_recognised_and_named(tmp_path: Path):
+    """Our names without metadata: model and classes from the shapes."""
+    detector = replace(NANO.detector, num_classes=5).build()
+    path = tmp_path / "bare.safetensors"
+    save_file(detector.state_dict(), path)
+    loaded = open_weights(path)
+    assert (loaded.model.name, loaded.detector.num_classes) == ("reppoints_nano", 5)
+    assert loaded.model.classes == ("class 0", "class 1", "class 2", "class 3", "class 4")
+    assert "fit" in loaded.note
+
+
+def test_a_choice_that_matters_is_left_to_the_user(tmp_path: Path):
+    """Several models of one shape that predict differently: the sentence lists them, and --model decides."""
+    entry = find("reppoints_v1_r50_fpn_1x")
+    path = tmp_path / "some.pth"
+    torch.save(entry.detector.build().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"could be reppoints_v1_r50_fpn_1x or .*--model"):
+        open_weights(path)
+    loaded = open_weights(path, "reppoints_minmax_r50_fpn_gn_head_gn_1x")
+    assert loaded.model.entry.detector.box == "minmax"
+    assert len(loaded.model.classes) == 80
+    assert loaded.model.classes[0] == "person"
+
+
+def test_a_new_start_takes_all_but_what_depends_on_the_classes(tmp_path: Path):
+    """Fine-tuning on other classes: every tensor but the classification layer is the file's."""
+    old = replace(NANO.detector, num_classes=9).build()
+    path = tmp_path / "old.safetensors"
+    save_file(old.state_dict(), path)
+    config = replace(NANO.detector, num_classes=3)
+    new = config.build()
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    words = load_start(new, config, path)
+    assert "2 that depend on the classes start anew" in words
+    for name, value in new.state_dict().items():
+        wanted = before[name] if name.startswith("head.cls_out") else old.state_dict()[name]
+        assert torch.equal(value, wanted), name
+    same = replace(NANO.detector, num_classes=9).build()
+    assert "anew" not in load_start(same, replace(NANO.detector, num_classes=9), path)
+    assert torch.equal(same.head.cls_out.weight, old.head.cls_out.weight)
+    torch.save({"w": torch.zeros(2)}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match="does not fit RepPoints"):
+        load_start(new, config, tmp_path / "odd.pth")
+
+
+def test_the_state_of_our_own_training_is_weights_too(tmp_path: Path):
+    """last.ckpt carries a prefix before every name."""
+    detector = NANO.detector.build()
+    state = {f"step.detector.{name}": value for name, value in detector.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
+    assert set(read_checkpoint(tmp_path / "last.ckpt").state) == set(detector.state_dict())
+
+
+def test_an_entry_beside_ones_work_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`--model mine:ENTRY` with mine.py in the current folder, whoever started Python."""
+    (tmp_path / "my_own_model.py").write_text(
+        "from relook.zoo.catalog import find\nENTRY = find('reppoints_nano')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p])
+    assert by_name("my_own_model:ENTRY").entry is NANO
