@@ -78,6 +78,7 @@ types: $(STAMP)  ## basedpyright, strict
 	$(BIN)/basedpyright --pythonpath $(PY)
 
 law: $(STAMP)  ## the law of imports and its sisters
+	$(BIN)/lint-imports --no-cache
 	$(PY) -m pytest tests/architecture
 
 check: lint types test  ## what a change must pass

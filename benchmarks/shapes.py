@@ -41,8 +41,8 @@ from relook.data.shapes import write_shapes
 from relook.detector import Detector
 from relook.evaluation import evaluate
 from relook.parts.fpn import FPN
+from relook.train_settings import TrainSettings
 from relook.training.fit import fit
-from relook.training.settings import TrainSettings
 from relook.types import Detections, Losses, Targets, record
 from relook.zoo.reppoints import NANO
 

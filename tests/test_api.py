@@ -12,7 +12,7 @@ import torch
 
 import relook
 from relook.api import TrainOptions
-from relook.training.settings import TrainSettings
+from relook.train_settings import TrainSettings
 from relook.weights.checkpoint import save_weights
 from relook.weights.models import by_name
 
@@ -50,10 +50,10 @@ def test_import_is_light():
 
 def test_relook_train_is_the_room_and_the_function():
     """It can be called, and its modules can be imported by any of Python's ways."""
-    import relook.training.settings as room  # noqa: PLC0415
+    import relook.train_settings as room  # noqa: PLC0415
 
     assert room.TrainSettings is TrainSettings
-    assert relook.training.settings is room
+    assert relook.train_settings is room
     assert callable(relook.train)
     with pytest.raises(ValueError, match="did you mean 'epochs'"):
         relook.train(model="reppoints_nano", data="shapes", epoch=3)
@@ -86,9 +86,9 @@ def test_a_saved_model_is_ready_for_images(tmp_path: Path):
     look = relook.load(path, device="cpu")
     assert look.classes == ("cat", "dog")
     image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
-    found = look.one(image)
+    found = look.one(image, looks=True)
     assert len(found) > 0
-    assert found.objects.looks["init_points"].shape == (len(found), 9, 2)
+    assert found.asked_looks()[0].points.shape == (len(found), 9, 2)
     again = relook.load("reppoints_nano", weights=path, device="cpu", settings={"detector.keep": "3"}).one(
         image
     )

@@ -1,91 +1,44 @@
-"""The plan of the house: which room may import which, read from the code without running it, and drawn.
+"""The plan of the house, drawn: rooms on their floors, and which room imports which.
 
-The tests under tests/architecture hold the law; tools/pages.py puts the drawing into docs/house.md.
+The law itself stands in pyproject.toml and is held by import-linter (`make law`); this file reads the floors
+there and the imports from the code, and tools/pages.py puts the drawing and the table into docs/house.md.
 """
 
-import ast
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
+
+import grimp
 
 PACKAGE = "relook"
-SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / PACKAGE
 
-FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room imports only rooms on lower floors
-    ("types", "recipe", "speed", "files"),
-    ("ops", "detector", "data", "draw"),
-    ("assign", "backbones", "views", "export", "draw_looks"),
-    ("parts", "predictor", "evaluate", "serve", "report"),
-    ("detectors", "train"),
-    ("zoo",),
-    ("api",),
-    ("cli",),
-    ("__init__", "__main__"),
-)
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+def contracts() -> list[dict[str, Any]]:
+    """The law, contract by contract."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+
+
+def floors() -> tuple[tuple[str, ...], ...]:
+    """Rooms of each floor from the ground up, those to come (in parentheses) too."""
+    layers = next(one["layers"] for one in contracts() if one.get("containers") == [PACKAGE])
+    from_the_ground = [tuple(name.strip(" ()") for name in layer.split("|")) for layer in reversed(layers)]
+    return (*from_the_ground[:-1], (*from_the_ground[-1], "__init__"))
+
+
+FLOORS = floors()
 SCIENCE = ("ops", "assign", "backbones", "parts", "detectors")
-MACHINES = (
-    "data",
-    "predictor",
-    "views",
-    "evaluate",
-    "train",
-    "export",
-    "serve",
-    "speed",
-    "draw",
-    "draw_looks",
-    "report",
-)
-NOT_FOR_SCIENCE = (*MACHINES, "recipe", "zoo")
-NOT_FOR_MACHINES = tuple(room for room in SCIENCE if room != "ops")
-ONLY_IN = {  # packages that one room keeps to itself
-    "pytorch_lightning": ("train",),
-    "lightning": ("train",),
-    "torchmetrics": ("train",),
-    "tensorboard": ("train",),
-    "matplotlib": ("draw", "report"),
-    "supervision": ("predictor",),
-    "onnx": ("export",),
-    "onnxscript": ("export",),
-    "onnxruntime": ("export",),
-    "timm": ("backbones", "zoo"),
-    "hotcoco": ("evaluate",),
-    "pycocotools": ("evaluate",),
-    "jsonargparse": ("cli",),
-    "cv2": (),
-    "mmcv": (),
-    "detectron2": (),
+KINDS = {
+    "science": SCIENCE,
+    "machine": (
+        *("data", "inputs", "metrics", "views", "results", "report", "inference", "predictor", "evaluation"),
+        *("training", "export", "serve", "speed"),
+    ),
+    "door": ("zoo", "weights", "api", "cli", "__init__", "__main__"),
 }
-STRANGERS = {  # files of these rooms never import each other, but for the named ones, which hold the contract
-    "detectors": (),
-    "backbones": ("protocol",),
-    "assign": ("assignment",),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Import:
-    """One import: `source` imports `target`, both dotted; other people's packages by their first name."""
-
-    file: Path
-    line: int
-    source: str
-    target: str
-
-    @property
-    def ours(self) -> bool:
-        return self.target == PACKAGE or self.target.startswith(f"{PACKAGE}.")
-
-    def __str__(self) -> str:
-        return f"{self.file.name}:{self.line}: {self.source} imports {self.target}"
-
-
-def dotted(file: Path, root: Path) -> str:
-    """src/relook/ops/boxes.py -> relook.ops.boxes; a package's __init__ carries the package's name."""
-    parts = (PACKAGE, *file.relative_to(root).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def room(module: str) -> str:
@@ -94,118 +47,19 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def read(root: Path = SOURCE) -> list[Import]:
-    """Every import of every file, those inside functions and `if TYPE_CHECKING` too.
-
-    Raises:
-        ValueError: at a relative import, which hides the room.
-    """
-    files = sorted(root.rglob("*.py"))
-    modules = {dotted(file, root) for file in files}
-    return [
-        Import(file=file, line=line, source=dotted(file, root), target=target)
-        for file in files
-        for line, target in _targets(file, modules)
-    ]
+def graph() -> dict[str, set[str]]:
+    """Which room imports which, itself left out; lazy imports and those for types count."""
+    modules = grimp.build_graph(PACKAGE)
+    found: dict[str, set[str]] = {}
+    for module in modules.modules:
+        here = found.setdefault(room(module), set())
+        here |= {room(other) for other in modules.find_modules_directly_imported_by(module)}
+    return {name: to - {name} for name, to in found.items()}
 
 
-def _targets(file: Path, modules: set[str]) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(file.read_text(), file.name)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, _named(alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise ValueError(f"{file.name}:{node.lineno}: relative import; write {PACKAGE}.... in full")
-            base = node.module or ""
-            for alias in node.names:  # `from relook.ops import boxes` names the file relook/ops/boxes.py
-                whole = f"{base}.{alias.name}"
-                yield node.lineno, whole if whole in modules else _named(base)
-
-
-def _named(module: str) -> str:
-    first = module.partition(".")[0]
-    return module if first == PACKAGE else first
-
-
-# -- the laws: each gives one line per breach ----------------------------------------------------------
-
-
-def upward(imports: Sequence[Import]) -> list[str]:
-    """A room imports only rooms on lower floors; files of one room may import each other."""
-    breaches: list[str] = []
-    for one in imports:
-        here, there = room(one.source), room(one.target) if one.ours else ""
-        if here not in FLOOR_OF:
-            breaches.append(f"{one.file.name}: no floor has a room {here!r}; give it one in tools/house.py")
-        elif one.ours and here != there and FLOOR_OF.get(there, len(FLOORS)) >= FLOOR_OF[here]:
-            breaches.append(f"{one}: floor {FLOOR_OF[here] + 1} looks up or sideways")
-    return breaches
-
-
-def mixed(imports: Sequence[Import]) -> list[str]:
-    """Science never imports a machine, a recipe or the zoo; machines never import science beyond `ops`."""
-    return [
-        f"{one}: {kind}"
-        for one in imports
-        if one.ours
-        for kind, rooms, shut in (
-            ("science knows no machine, recipe or zoo", SCIENCE, NOT_FOR_SCIENCE),
-            ("machines hold a Detector and know of science only ops", MACHINES, NOT_FOR_MACHINES),
-        )
-        if room(one.source) in rooms and room(one.target) in shut
-    ]
-
-
-def entangled(imports: Sequence[Import]) -> list[str]:
-    """Detectors never import each other, nor backbones, nor assigners; assigners need only ops and types."""
-    breaches: list[str] = []
-    for one in (one for one in imports if one.ours):
-        here, there = room(one.source), room(one.target)
-        if here in STRANGERS and here == there and one.source != f"{PACKAGE}.{here}":
-            if one.target.split(".")[-1] not in STRANGERS[here]:
-                breaches.append(f"{one}: files of {here} do not know each other")
-        elif here == "assign" and there not in {"assign", "ops", "types"}:
-            breaches.append(f"{one}: an assigner needs only ops and types")
-    return breaches
-
-
-def strayed(imports: Sequence[Import]) -> list[str]:
-    """Heavy packages stay in the one room that needs them."""
-    return [
-        f"{one}: only {' and '.join(ONLY_IN[one.target]) or 'nobody'} may"
-        for one in imports
-        if one.target in ONLY_IN and room(one.source) not in ONLY_IN[one.target]
-    ]
-
-
-def circles(imports: Sequence[Import]) -> list[str]:
-    """No file imports itself by way of others, lazily or not."""
-    graph: dict[str, set[str]] = {}
-    for one in imports:
-        if one.ours and one.target != one.source:
-            graph.setdefault(one.source, set()).add(one.target)
-    return sorted({" -> ".join(_from_smallest(way)) for start in graph for way in _ways_back(start, graph)})
-
-
-def _ways_back(start: str, graph: Mapping[str, set[str]]) -> Iterator[list[str]]:
-    """The shortest way from start to itself, if any."""
-    ways, seen = [[start]], set[str]()
-    while ways:
-        way = ways.pop(0)
-        for step in sorted(graph.get(way[-1], ())):
-            if step == start:
-                yield way
-                return
-            if step not in seen:
-                seen.add(step)
-                ways.append([*way, step])
-
-
-def _from_smallest(way: list[str]) -> list[str]:
-    """The same circle, however it was entered."""
-    first = way.index(min(way))
-    return [*way[first:], *way[:first], way[first]]
+def size(folder: Path) -> int:
+    """Lines of Python in a folder itself, without those below it."""
+    return sum(len(file.read_text().splitlines()) for file in folder.glob("*.py"))
 
 
 # -- the drawing ---------------------------------------------------------------------------------------
@@ -214,25 +68,12 @@ WIDTH, BAND, BOX, HIGH, MARGIN = 900, 74, 108, 36, 120
 FILLS = {"science": "#d7e8d4", "machine": "#d6e2f2", "contract": "#efe6cf", "door": "#ecd9e3"}
 
 
-def graph(imports: Sequence[Import]) -> dict[str, set[str]]:
-    """Which room imports which, itself left out."""
-    found: dict[str, set[str]] = {}
-    for one in imports:
-        here = room(one.source)
-        found.setdefault(here, set())
-        if one.ours and room(one.target) != here:
-            found[here].add(room(one.target))
-            found.setdefault(room(one.target), set())
-    return found
-
-
 def kind(name: str) -> str:
     """What a room is for, which gives its colour."""
-    if name in SCIENCE:
-        return "science"
-    if name in MACHINES:
-        return "machine"
-    return "door" if FLOOR_OF[name] >= FLOOR_OF["zoo"] else "contract"
+    for colour, rooms in KINDS.items():
+        if name in rooms:
+            return colour
+    return "contract"
 
 
 def reduced(rooms: Mapping[str, set[str]]) -> dict[str, set[str]]:

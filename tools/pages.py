@@ -37,12 +37,12 @@ PUBLISHED = (
 
 def figure() -> str:
     """docs/images/house.svg"""
-    return house.draw(house.graph(house.read()))
+    return house.draw(house.graph())
 
 
 def plan(old: str) -> str:
     """docs/house.md with the table of imports."""
-    return _between(old, "imports", house.table(house.graph(house.read())))
+    return _between(old, "imports", house.table(house.graph()))
 
 
 def readme(old: str) -> str:
@@ -101,7 +101,7 @@ def reference() -> str:
     face = importlib.import_module("relook")
     parts = ["# Reference", "", "<!-- Written by `make pages` from the docstrings. -->", ""]
     parts += ["## relook", "", *_members(face, face.__all__)]
-    for name in ("types", "detector", "recipe", *_modules("ops"), *_modules("assign")):
+    for name in ("types", "detector", "recipe", "settings", *_modules("ops"), *_modules("assign")):
         module = importlib.import_module(f"relook.{name}")
         parts += [
             f"## relook.{name}",
@@ -258,8 +258,6 @@ def _public(module: ModuleType) -> list[str]:
 def _members(module: ModuleType, names: list[str]) -> Iterator[str]:
     for name in names:
         value = getattr(module, name)
-        if isinstance(value, ModuleType):  # `relook.train` is a room, too
-            value = getattr(importlib.import_module("relook.api"), name)
         if callable(value):
             yield from (f"### {name}", "", "```python", _head(name, value), "```", "", *_words(value), "")
             if inspect.isclass(value):

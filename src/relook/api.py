@@ -189,7 +189,7 @@ def evaluate(  # noqa: PLR0913 - all by keyword but one
 
 
 class TrainOptions(TypedDict, total=False):
-    """The fields of `relook.training.settings.TrainSettings`, which explains them."""
+    """The fields of `relook.train_settings.TrainSettings`, which explains them."""
 
     out: Path | str | None
     epochs: int | None
@@ -236,7 +236,7 @@ def train(
         backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or timm's name.
         start: start from these weights of the same model instead, for other classes too.
         options: how it is carried out: out, epochs, batch, lr, devices, precision, resume ...; see
-            `relook.training.settings.TrainSettings`.
+            `relook.train_settings.TrainSettings`.
 
     Returns:
         A `relook.training.fit.TrainResult`: the folder, the best and last weights, the last validation.
@@ -246,7 +246,7 @@ def train(
         ImportError: when the extra `train` is not installed.
     """
     # the training loop is an extra: only here is it needed
-    from relook.training.settings import TrainSettings  # noqa: PLC0415
+    from relook.train_settings import TrainSettings  # noqa: PLC0415
 
     known = [f.name for f in fields(TrainSettings)]
     for key in options:

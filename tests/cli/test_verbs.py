@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from relook.cli import demo_verb, main
+from relook.cli import main
+from relook.cli.verbs import demo as demo_verb
 from relook.data.shapes import shapes
 from relook.weights.checkpoint import read_checkpoint, save_weights
 from relook.weights.models import by_name

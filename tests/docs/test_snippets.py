@@ -222,7 +222,7 @@ def spoken(block: Block) -> list[list[str]]:
 
 def parsed(words: list[str]) -> object:
     """What the real command line makes of the words; an error names what is wrong."""
-    verb = importlib.import_module(f"relook.cli.{words[0]}_verb").VERB
+    verb = importlib.import_module(f"relook.cli.verbs.{words[0]}").VERB
     if "..." not in words:
         return arguments.parse(verb, words[1:])
     known = {"--config", *(f"--{one.name.replace('_', '-')}" for one in fields(verb.options))}

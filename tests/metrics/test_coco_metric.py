@@ -148,4 +148,8 @@ def test_report_is_json_and_a_table() -> None:
     report = coco_ap(source, some_detections(source, 8))
     assert json.loads(json.dumps(report.to_json()))["numbers"]["AP"] == report.value
     assert [name for name, _ in report.table()][:3] == ["AP", "AP50", "AP75"]
-    assert len(report.table()) == 12 + 4
+    assert len(report.table()) == 12 + 2 * 4
+    assert report.table()[12:14] == [
+        ("AP a", f"{report.per_class['a']:.4f}"),
+        ("AP50 a", f"{report.per_class_ap50['a']:.4f}"),
+    ]

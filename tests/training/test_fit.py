@@ -15,9 +15,9 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from relook.train_settings import TrainSettings
 from relook.training.fit import TrainResult, _trainer, fit
 from relook.training.lightning import Training, machines
-from relook.training.settings import TrainSettings
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 DESCRIBE = {"relook": json.dumps({"format": 1, "model": "tiny"})}

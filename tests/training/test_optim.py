@@ -2,11 +2,16 @@ import pytest
 import torch
 
 from relook.recipe import Optimizer, Recipe, Schedule
-from relook.training.optim import learning_rate, optimizer, plan, rate, scheduler
+from relook.training.optim import learning_rate, optimizer, plan, scheduler
 
 LINE_A = Schedule(epochs=12, warmup_steps=500, warmup_from=0.001, warmup_reach=500, drops=(8, 11))
 LINE_B = Schedule(epochs=12, warmup_steps=500, warmup_from=0.001, warmup_reach=499, drops=(8, 11))
 STEPS = 7330  # of an epoch of COCO at 16 images a step
+
+
+def rate(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
+    """What the learning rate is multiplied with at a step of the schedule's own length."""
+    return plan(schedule, steps_per_epoch).factor(step)
 
 
 def test_warm_up_is_the_published_one() -> None:
@@ -66,7 +71,8 @@ def test_sgd_is_the_published_one(fused: bool) -> None:
         torch.nn.Parameter(torch.ones(2), requires_grad=False),
     )
     w, v = weight.detach().double().clone(), torch.zeros(5, dtype=torch.float64)
-    over = optimizer([weight, frozen], Optimizer(kind="sgd", lr=0.01), 0.01, fused=fused)
+    model = torch.nn.ParameterList([weight, frozen])
+    over = optimizer(model, Optimizer(kind="sgd", lr=0.01), 0.01, fused=fused)
     steps = scheduler(over, plan(Schedule(epochs=1, warmup_steps=3, warmup_reach=3, drops=()), 30))
     for i in range(6):
         gradient = torch.randn(5)
@@ -82,7 +88,56 @@ def test_sgd_is_the_published_one(fused: bool) -> None:
 def test_adamw_leaves_frozen_parameters_out() -> None:
     """Only what needs a gradient is optimised."""
     weights = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)]
-    over = optimizer(weights, Optimizer(kind="adamw", lr=1e-3, weight_decay=0.05), 1e-3)
+    facts = Optimizer(kind="adamw", lr=1e-3, weight_decay=0.05)
+    over = optimizer(torch.nn.ParameterList(weights), facts, 1e-3)
     assert isinstance(over, torch.optim.AdamW)
     assert over.param_groups[0]["weight_decay"] == 0.05
     assert over.param_groups[0]["params"] == weights[:1]
+
+
+def test_decay_spares_what_the_recipe_names() -> None:
+    """Norms, norm weights alone, biases and embeddings; all other parameters keep it, frozen ones are out."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 4, 1), torch.nn.GroupNorm(2, 4)
+            self.layer_norm, self.pos_embed = torch.nn.LayerNorm(4), torch.nn.Parameter(torch.zeros(1, 4))
+            self.fixed = torch.nn.BatchNorm2d(4).requires_grad_(requires_grad=False)
+
+    net = Net()
+    names = {parameter: name for name, parameter in net.named_parameters()}
+
+    def spared(*kinds: str) -> set[str]:
+        over = optimizer(net, Optimizer(weight_decay=0.1, no_decay=kinds), 0.01)
+        groups = {group["weight_decay"]: {names[p] for p in group["params"]} for group in over.param_groups}
+        assert set().union(*groups.values()) == {n for p, n in names.items() if p.requires_grad}
+        return groups.get(0.0, set())
+
+    assert spared() == set()
+    norms = {"norm.weight", "norm.bias", "layer_norm.weight", "layer_norm.bias"}
+    assert spared("norms") == norms
+    assert spared("norm_weights") == {"norm.weight", "layer_norm.weight"}
+    assert spared("biases") == {"conv.bias", "norm.bias", "layer_norm.bias"}
+    assert spared("norms", "biases", "embeddings") == norms | {"conv.bias", "pos_embed"}
+
+
+def test_a_schedule_may_count_iterations() -> None:
+    """90,000 steps however long an epoch is; drops at their own steps; asked-for epochs scale all of it."""
+    counted = Schedule(iterations=90_000, drops=(60_000, 80_000), warmup_steps=4000, warmup_reach=4000)
+    for steps in (100, 7330):
+        made = plan(counted, steps)
+        assert (made.total, made.drops, made.warmup) == (90_000, (60_000, 80_000), 4000)
+        assert made.factor(59_999) == 1
+        assert made.factor(60_000) == pytest.approx(0.1)
+    assert plan(counted, 100, 9).drops == (600, 800)
+
+
+def test_a_warm_up_may_start_at_a_rate_of_its_own() -> None:
+    """RefineDet's: 1e-6 + (lr - 1e-6) i / n, whatever the learning rate is scaled to."""
+    absolute = Schedule(epochs=240, warmup_steps=5180, warmup_reach=5180, warmup_lr=1e-6, drops=(160, 200))
+    for lr in (4e-3, 1e-3):
+        made = plan(absolute, 518, lr=lr)
+        for i in (0, 1, 2590, 5179):
+            assert lr * made.factor(i) == pytest.approx(1e-6 + (lr - 1e-6) * i / 5180, rel=1e-12)
+        assert made.factor(5180) == 1

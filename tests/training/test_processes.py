@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 from relook.training.fit import fit
-from relook.training.settings import TrainSettings
+from relook.train_settings import TrainSettings
 
 folder, broken = Path(sys.argv[1]), int(sys.argv[2])
 

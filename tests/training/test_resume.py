@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from relook.train_settings import TrainSettings
 from relook.training.fit import TrainResult, fit
-from relook.training.settings import TrainSettings
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 
@@ -29,11 +29,15 @@ def state(folder: Path) -> dict[str, Any]:
 def assert_same_run(one: Path, two: Path) -> None:
     """Weights, averages, optimiser, counters and metrics are equal bit for bit."""
     a, b = state(one), state(two)
-    if b["callbacks"]["ValidateAndSave"]["owed"] == (
+    if b["callbacks"]["ValidateAndSave"]["pending_validation"] == (
         4,
         12,
     ):  # nothing was left to do but this validation, which is done
-        b["callbacks"]["ValidateAndSave"] = {**b["callbacks"]["ValidateAndSave"], "owed": None, "worse": 3}
+        b["callbacks"]["ValidateAndSave"] = {
+            **b["callbacks"]["ValidateAndSave"],
+            "pending_validation": None,
+            "epochs_without_gain": 3,
+        }
     for name in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
     for name in ("last", "best"):

@@ -23,6 +23,10 @@ class BackboneConfig(Protocol):
 
     def build(self) -> nn.Module: ...
 
-    def file_names(self, keys: Iterable[str]) -> dict[str, str]: ...  # key of an ImageNet file -> our name
+    def file_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of an ImageNet file -> our parameters' names."""
+        ...
 
-    def starts_anew(self, name: str) -> bool: ...  # whether no ImageNet file has that parameter of ours
+    def starts_anew(self, name: str) -> bool:
+        """Whether no ImageNet file has that parameter of ours."""
+        ...

@@ -32,7 +32,7 @@ from relook.training.checkpoint import WholeCheckpoints
 from relook.training.lightning import Training, machines
 from relook.training.log.metrics_log import MetricsLog, log_to_run
 from relook.training.reporter import Reporter
-from relook.training.settings import TrainSettings, resume_file
+from relook.train_settings import TrainSettings, resume_file
 
 log = logging.getLogger("relook.training")
 

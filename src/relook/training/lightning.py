@@ -22,7 +22,7 @@ from relook.detector import Detector
 from relook.recipe import Recipe
 from relook.training.log.loss_monitor import LossMonitor
 from relook.training.optim import Plan, learning_rate, optimizer, plan, scheduler
-from relook.training.settings import TrainSettings
+from relook.train_settings import TrainSettings
 from relook.training.step import Step
 
 log = logging.getLogger("relook.training")

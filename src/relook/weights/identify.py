@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from relook.weights.checkpoint import Checkpoint
@@ -25,11 +25,9 @@ class Candidate:
 class Identity:
     """What a file may be."""
 
-    exact: tuple[
-        Candidate, ...
-    ] = ()  # every name and shape fits; what the file says of itself decided between
+    exact: tuple[Candidate, ...] = ()  # all fits; what the file says of itself decided between them
     nearest: Candidate | None = None  # without an exact one: the model with the fewest differences
-    hints: tuple[str, ...] = field(default=())  # what decided, in words
+    hints: tuple[str, ...] = ()  # what decided, in words
 
     @property
     def certain(self) -> bool:

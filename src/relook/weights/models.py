@@ -180,11 +180,8 @@ def _at(name: str, candidate: Candidate | None, checkpoint: Checkpoint) -> Model
     model = by_name(name)
     count = model.entry.detector.num_classes if candidate is None else candidate.classes
     named = checkpoint.classes if len(checkpoint.classes) == count else _usual_classes(count)
-    return (
-        model.with_classes(named)
-        if count != model.entry.detector.num_classes
-        else replace(model, classes=named)
-    )
+    same = count == model.entry.detector.num_classes
+    return replace(model, classes=named) if same else model.with_classes(named)
 
 
 def _nearest(candidate: Candidate | None) -> str:

@@ -16,7 +16,7 @@ def test_the_error_lists_what_was_looked_for_and_found(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, "train")
     message = str(caught.value)
-    assert "Result: pictures/, readme.txt" in message
+    assert "Found: pictures/, readme.txt" in message
     assert all(f"\n  {name}: {form.wants}" in message for name, form in READERS.items())
 
 

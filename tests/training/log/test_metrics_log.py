@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from relook.training.log.metrics_log import Metrics
+from relook.training.log.metrics_log import MetricsLog
 
 
 def test_new_columns_and_a_cut_off_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The table gets a column when it is first needed; a line that was cut off by a crash is left out."""
-    metrics = Metrics(tmp_path, after=0, tensorboard=False)
+    metrics = MetricsLog(tmp_path, after=0, tensorboard=False)
     metrics.write("train", {"step": 1, "loss": 2.0})
     metrics.write("validation", {"step": 1, "AP": 0.5})
     metrics.write("train", {"step": 2, "loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
-    metrics = Metrics(tmp_path, after=1, tensorboard=False)
+    metrics = MetricsLog(tmp_path, after=1, tensorboard=False)
     assert "cut off" in caplog.text
     metrics.write("train", {"step": 2, "loss": 1.5})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -28,5 +28,5 @@ def test_new_columns_and_a_cut_off_line(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_resuming_an_empty_folder_makes_the_files(tmp_path: Path) -> None:
     """A run may go on in a new folder."""
-    Metrics(tmp_path, after=7, tensorboard=False)
+    MetricsLog(tmp_path, after=7, tensorboard=False)
     assert not (tmp_path / "metrics.jsonl").read_text()

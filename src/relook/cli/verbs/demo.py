@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from relook.cli.arguments import Verb, option
 from relook.cli.printing import remark, say, say_json
-from relook.training.settings import TrainSettings
+from relook.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from relook.data.sample import Sample, Source

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from relook.cli.arguments import Verb, changes, option, settings_option
 from relook.cli.printing import say, say_json
-from relook.training.settings import TrainSettings
+from relook.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from relook.training.fit import TrainResult
