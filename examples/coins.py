@@ -124,13 +124,13 @@ def main() -> None:
         epochs=asked.epochs,
         out=asked.out / "run",
         overwrite=True,
-        settings={"recipe.augment.jitter": "0.3"},
+        settings={"recipe.augment": "jitter(strength=0.3), resize, flip"},
     )
     print(f"AP50 on coins it has never seen: {result.report.numbers['AP50']:.3f}")
 
     look = relook.load(result.best)
-    for found in look(sorted((data / "val").glob("*.png"))[:12]):
-        found.above(0.4).plot(asked.out / "pictures" / Path(found.path).name, points=True, side=512)
+    for result in look(sorted((data / "val").glob("*.png"))[:12], looks=True):
+        result.above(0.4).plot(asked.out / "pictures" / Path(result.path).name, points=True, side=512)
     print(f"pictures with the points on the coins: {asked.out / 'pictures'}")
 
 

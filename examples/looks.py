@@ -43,7 +43,7 @@ def train(folder: Path, *, pictures: int, epochs: int) -> Path:
 def seen(look: Predictor, number: int, score: float) -> Result:
     """What is found in one picture that no training has shown."""
     sample = shapes(number + 1, split="val", side=SIDE).samples[number]
-    return look.one(sample.image()).above(score)
+    return look.one(sample.image(), looks=True).above(score)
 
 
 def draw(look: Predictor, out: Path, *, score: float) -> None:

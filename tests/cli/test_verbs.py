@@ -110,10 +110,10 @@ def test_predict_draws_all_looks(
     """--looks: a sheet of four steps for V2, of three for V1 and merged views; numbers in the file."""
     image, points = pictures / "a" / "x.png", {"first_points", "second_points"}
     runs = (
-        ("v2", verifying, [], points | {"regressed"}),
+        ("v2", verifying, [], points | {"regressed_box"}),
         ("v1", weights, [], points),
         ("views", verifying, ["--views", "flip"], points),
-        ("both", verifying, ["--points"], points | {"regressed"}),
+        ("both", verifying, ["--points"], points | {"regressed_box"}),
     )
     sizes: dict[str, tuple[int, int]] = {}
     for name, file, extra, added in runs:
@@ -122,12 +122,12 @@ def test_predict_draws_all_looks(
         run(capsys, *given, *extra)
         rows = json.loads((out / "detections.json").read_text())["annotations"]
         assert rows
-        assert all(row.keys() & {*points, "regressed"} == added for row in rows)
+        assert all(row.keys() & {*points, "regressed_box"} == added for row in rows)
         sizes[name] = Image.open(out / "x.png").size
     assert sizes["v2"][1] > 2 * 384  # two by two
     assert sizes["v1"] == sizes["views"]
     assert sizes["v1"][0] > 3 * 384  # in a row
-    regressed = json.loads((tmp_path / "v2" / "detections.json").read_text())["annotations"][0]["regressed"]
+        ("both", verifying, ["--points"], points | {"regressed_box"}),
     assert np.shape(regressed) == (4,)
     assert (tmp_path / "both" / "x.png").read_bytes() == (tmp_path / "v2" / "x.png").read_bytes()
 

@@ -155,7 +155,7 @@ def small_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(**asked: Any) -> Any:
         return full(**{**asked, "model": "reppoints_nano", **{k[2:]: int(v) for k, v in SMALLER.items()}})
 
-    monkeypatch.setattr(api, "train", train)
+    monkeypatch.setattr(relook, "train", train)
 
 
 # -- Python ----------------------------------------------------------------------------------------------

@@ -27,12 +27,12 @@ from relook.evaluation import evaluate
 from relook.files import whole_file
 from relook.metrics.metric import Report
 from relook.recipe import Recipe
+from relook.train_settings import TrainSettings, resume_file
 from relook.training.callbacks import Ema, Stopped, ValidateAndSave
 from relook.training.checkpoint import WholeCheckpoints
 from relook.training.lightning import Training, machines
 from relook.training.log.metrics_log import MetricsLog, log_to_run
 from relook.training.reporter import Reporter
-from relook.train_settings import TrainSettings, resume_file
 
 log = logging.getLogger("relook.training")
 

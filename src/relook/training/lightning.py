@@ -20,9 +20,9 @@ from relook.data.loading import Batch, Loader, train_loader
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.recipe import Recipe
+from relook.train_settings import TrainSettings
 from relook.training.log.loss_monitor import LossMonitor
 from relook.training.optim import Plan, learning_rate, optimizer, plan, scheduler
-from relook.train_settings import TrainSettings
 from relook.training.step import Step
 
 log = logging.getLogger("relook.training")

@@ -1,8 +1,7 @@
-"""The names and shapes of every catalog model's tensors, without building the models.
+"""Names and shapes of every catalog model's tensors, without building the models, which takes half a second.
 
-Building one takes half a second even without memory, so a table is kept in shapes.json.gz, each row with
-the settings that it belongs to; a model with other settings is built. `python -m relook.weights.shapes`
-writes it.
+shapes.json.gz keeps them, each row with the settings that it belongs to; a model with other settings is built.
+`python -m relook.weights.shapes` writes it.
 """
 
 import gzip
