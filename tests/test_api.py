@@ -13,8 +13,8 @@ import torch
 import relook
 from relook.api import TrainOptions
 from relook.train_settings import TrainSettings
-from relook.weights.checkpoint import save_weights
 from relook.weights.models import by_name
+from relook.weights.reading.checkpoint import save_weights
 
 
 def weights(path: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:

@@ -25,8 +25,8 @@ from relook.recipe import KeepRatio
 from relook.results.result import Result
 from relook.types import Detections, ImageDetections, Look
 from relook.views import FAINT, PRESETS, Placement, View, Views, merge, parse, recipe_view, to_original
-from relook.weights.checkpoint import save_weights
 from relook.weights.models import by_name
+from relook.weights.reading.checkpoint import save_weights
 from strategies import box_lists
 from tiny_detector import RECIPE, TinyDetector, TinyOutputs, tiny, tiny_data
 from twins import Box, iou

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from relook.data.shapes import CLASSES
-from relook.weights.checkpoint import save_weights
 from relook.weights.models import by_name
+from relook.weights.reading.checkpoint import save_weights
 
 
 def untrained(path: Path, name: str, *, keep: int) -> Path:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from relook.results.result import Result
     from relook.types import Detections, ImageDetections, Targets
     from relook.weights.loading import LoadReport
-    from relook.weights.pickled import CheckpointError
+    from relook.weights.reading.pickled import CheckpointError
 
 __version__ = version("relook")
 
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {  # loaded when first asked for, so that `import relook` costs nothing
-    "CheckpointError": "relook.weights.pickled",
+    "CheckpointError": "relook.weights.reading.pickled",
     "Detections": "relook.types",
     "Detector": "relook.detector",
     "ImageDetections": "relook.types",

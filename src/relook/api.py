@@ -15,8 +15,8 @@ from relook.predictor import Predictor
 from relook.views import Views, parse
 from relook.weights.loading import LoadReport, load_published, load_start
 from relook.weights.models import Loaded, Model, by_name, open_weights
-from relook.weights.pickled import CheckpointError
 from relook.weights.pretrained import load_backbone
+from relook.weights.reading.pickled import CheckpointError
 from relook.zoo import catalog
 from relook.zoo.entry import Entry
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from relook.data.shapes import CLASSES
-from relook.weights.checkpoint import read_checkpoint
 from relook.weights.models import open_weights
+from relook.weights.reading.checkpoint import read_checkpoint
 from untrained import untrained
 
 ROOT = Path(__file__).parents[2]

@@ -31,8 +31,8 @@ from published import manifests
 from relook import api
 from relook.cli import VERBS, arguments, main
 from relook.data.shapes import CLASSES, write_shapes
-from relook.weights.checkpoint import save_weights
 from relook.weights.models import by_name
+from relook.weights.reading.checkpoint import save_weights
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference.md"  # signatures, made by `make pages`

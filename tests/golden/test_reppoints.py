@@ -91,8 +91,9 @@ class Checks:
     name: str
 
     @pytest.fixture(scope="class")
-    def run(self) -> Run:
-        return Run(self.name)
+    @classmethod
+    def run(cls) -> Run:
+        return Run(cls.name)
 
     def test_raw_outputs(self, run: Run, record_property: Record) -> None:
         """What the network says, at every location of every level, is what the published one says."""

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from relook.recipe import KeepRatio, Recipe
 from relook.settings import restored
-from relook.weights.checkpoint import read_checkpoint, save_weights
 from relook.weights.loading import load_start
 from relook.weights.models import by_name, open_weights
-from relook.weights.pickled import CheckpointError
+from relook.weights.reading.checkpoint import read_checkpoint, save_weights
+from relook.weights.reading.pickled import CheckpointError
 from relook.zoo.catalog import ENTRIES, find
 from relook.zoo.entry import Entry
 

@@ -22,15 +22,15 @@ from torch import Tensor
 
 from relook.backbones.resnet import ResNetConfig
 from relook.detectors.reppoints import RepPointsConfig
-from relook.weights.checkpoint import (
+from relook.weights.identify import identify
+from relook.weights.loading import load_published
+from relook.weights.reading.checkpoint import (
     Checkpoint,
     Description,
     read_checkpoint,
     save_weights,
 )
-from relook.weights.identify import identify
-from relook.weights.loading import load_published
-from relook.weights.pickled import CheckpointError
+from relook.weights.reading.pickled import CheckpointError
 from relook.zoo.catalog import ENTRIES, find
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "reppoints" / "manifests.json.gz"

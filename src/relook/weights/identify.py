@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from relook.weights.checkpoint import Checkpoint
 from relook.weights.compare import Contents, Difference, difference
+from relook.weights.reading.checkpoint import Checkpoint
 from relook.weights.shapes import Wiring, wiring
 from relook.zoo.catalog import ENTRIES
 from relook.zoo.entry import OURS, Entry, Layout

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from relook.detector import Detector
-from relook.weights.checkpoint import Checkpoint, State, read_checkpoint
 from relook.weights.compare import Contents, Difference, Shape, all_layouts, difference, shapes
 from relook.weights.identify import identify
-from relook.weights.pickled import CheckpointError
+from relook.weights.reading.checkpoint import Checkpoint, State, read_checkpoint
+from relook.weights.reading.pickled import CheckpointError
 from relook.weights.shapes import built
 from relook.zoo.entry import DetectorConfig, Layout
 

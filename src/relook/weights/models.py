@@ -11,10 +11,10 @@ from typing import Any
 from relook.detector import Detector
 from relook.recipe import Recipe
 from relook.settings import UnknownField, override, restored
-from relook.weights.checkpoint import Checkpoint, Description, read_checkpoint
 from relook.weights.identify import Candidate, identify
 from relook.weights.loading import LoadReport, load_published
-from relook.weights.pickled import CheckpointError
+from relook.weights.reading.checkpoint import Checkpoint, Description, read_checkpoint
+from relook.weights.reading.pickled import CheckpointError
 from relook.zoo.catalog import find
 from relook.zoo.classes import COCO
 from relook.zoo.entry import Entry

@@ -7,7 +7,7 @@ from typing import Any, cast
 import timm
 from torch import Tensor, nn
 
-from relook.weights.checkpoint import read_checkpoint
+from relook.weights.reading.checkpoint import read_checkpoint
 
 
 def load_backbone(detector: nn.Module, source: str) -> int:

@@ -1,7 +1,7 @@
-"""Names and shapes of every catalog model's tensors, without building the models, which takes half a second.
+"""Names and shapes of every catalog model's tensors, without building the models.
 
-shapes.json.gz keeps them, each row with the settings that it belongs to; a model with other settings is built.
-`python -m relook.weights.shapes` writes it.
+shapes.json.gz keeps them with the settings they belong to; a model with other settings is built, which takes
+half a second. `python -m relook.weights.shapes` writes the file.
 """
 
 import gzip

@@ -18,8 +18,8 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from relook.weights.checkpoint import save_weights  # noqa: PLC0415 (torch, which --help does without)
     from relook.weights.models import open_weights  # noqa: PLC0415
+    from relook.weights.reading.checkpoint import save_weights  # noqa: PLC0415 (torch, which --help does without)
 
     source, target = Path(options.source), Path(options.target)
     if target.suffix != ".safetensors":

@@ -8,8 +8,8 @@ from relook.cli.arguments import Verb, option
 from relook.cli.printing import Counter, say, say_json
 
 if TYPE_CHECKING:
-    from relook.weights.checkpoint import Checkpoint
     from relook.weights.identify import Identity
+    from relook.weights.reading.checkpoint import Checkpoint
 
 WEIGHTS = frozenset({".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".pkl", ".tar"})
 
@@ -35,8 +35,8 @@ def _is_weights(path: Path) -> bool:
 
 
 def _weights(options: Options) -> int:
-    from relook.weights.checkpoint import read_checkpoint  # noqa: PLC0415 (torch, which --help does without)
     from relook.weights.identify import identify  # noqa: PLC0415
+    from relook.weights.reading.checkpoint import read_checkpoint  # noqa: PLC0415 (torch, which --help does without)
 
     checkpoint = read_checkpoint(options.path)
     identity = identify(checkpoint)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from relook.files import whole_file
-from relook.weights.pickled import STAND_INS, Array, CheckpointError, named_globals, unpickle
+from relook.weights.reading.pickled import STAND_INS, Array, CheckpointError, named_globals, unpickle
 
 State = dict[str, Tensor]
 
