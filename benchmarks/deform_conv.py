@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from relook.ops.deform_conv import deform_conv2d, deform_conv_path
+from relook.ops.deform_conv import deform_conv2d
+from relook.ops.lowering import lowering
 
 PATHS = ("conv2d", "torchvision", "portable", "fast")
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -80,7 +81,7 @@ class Subject:
     def forward(self, path: str) -> Tensor:
         if path == "conv2d":
             return F.conv2d(self.x, self.weight, padding=1, groups=self.groups)
-        with deform_conv_path(path):
+        with lowering(deform_conv=path):
             return deform_conv2d(self.x, self.offset, self.weight, padding=1, mask=self.mask)
 
     def run(self, path: str, which: str) -> None:

@@ -97,6 +97,29 @@ def class_nms(
     return kept[:keep]
 
 
+def per_class_nms(
+    boxes: list[Box],
+    scores: list[list[float]],
+    score: float,
+    threshold: float,
+    top: int,
+    keep: int,
+    plus: float,
+) -> list[tuple[float, int, int]]:
+    """(score, label, row) of the survivors of each class, with caps for each, best first of all."""
+    answer: list[tuple[float, int, int]] = []
+    grown = [[x1, y1, x2 + plus, y2 + plus] for x1, y1, x2, y2 in boxes]
+    for label in range(len(scores[0])):
+        rows = [r for r in range(len(boxes)) if scores[r][label] > score]
+        rows.sort(key=lambda r: -scores[r][label])
+        kept: list[int] = []
+        for row in rows[:top]:
+            if all(iou(grown[other], grown[row]) <= threshold for other in kept):
+                kept.append(row)
+        answer += [(scores[row][label], label, row) for row in kept[:keep]]
+    return sorted(answer, key=lambda one: -one[0])
+
+
 def giou_plus_one(a: Box, b: Box) -> float:
     def extent(low: float, high: float) -> float:
         return high - low + 1

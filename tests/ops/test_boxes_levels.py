@@ -83,3 +83,16 @@ def test_top_per_level_keeps_small_levels_whole() -> None:
     score = torch.tensor([[0.1, 0.9, 0.5, 0.2, 0.7]])
     assert L.top_per_level(score, [3, 2], 2).tolist() == [[1, 2, 4, 3]]
     assert L.top_per_level(score, [3, 2], 9).tolist() == [[1, 2, 0, 4, 3]]
+
+
+def test_levels_are_whole_however_the_device_rounds_a_logarithm() -> None:
+    """log2(8) one unit in the last place off is still 3; a number really below a border stays below."""
+    for dtype in (torch.float32, torch.float64):
+        whole = torch.tensor([3.0, 5.0, 0.0, -2.0], dtype=dtype)
+        off = torch.nextafter(whole, torch.full_like(whole, -torch.inf))
+        assert torch.equal(L.snap(off).trunc(), whole)
+        assert torch.equal(L.snap(torch.nextafter(whole, torch.full_like(whole, torch.inf))), whole)
+        below = whole - 1e-5
+        assert torch.equal(L.snap(below), below)
+    powers = 2.0 ** torch.arange(-10, 20, dtype=torch.float64)
+    assert torch.equal(L.whole_log2(powers), torch.arange(-10, 20, dtype=torch.float64))

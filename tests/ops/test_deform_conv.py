@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from relook.ops.deform_conv import deform_conv2d, deform_conv_path
+from relook.ops.deform_conv import deform_conv2d
 from relook.ops.kernels import deform_conv_cpu
+from relook.ops.lowering import lowering
 
 PATHS = ("fast", "portable", "torchvision")
 LAYOUTS = ("contiguous", "channels_last", "strided")
@@ -29,7 +30,7 @@ class Case:
 
     def run(self, path: str, inputs: list[Tensor | None]) -> Tensor:
         x, offset, weight, bias, mask = inputs
-        with deform_conv_path(path):
+        with lowering(deform_conv=path):
             return deform_conv2d(x, offset, weight, bias, mask=mask, **self.geometry)
 
     def oracle(self, inputs: list[Tensor | None]) -> Tensor:
@@ -156,7 +157,7 @@ def test_equals_plain_loops(path: str) -> None:
     torch.manual_seed(1)
     x, weight = torch.randn(1, 3, 5, 4).double(), torch.randn(2, 3, 3, 2).double()
     offset, mask = 2 * torch.randn(1, 12, 5, 5).double(), torch.rand(1, 6, 5, 5).double()
-    with deform_conv_path(path):
+    with lowering(deform_conv=path):
         close(deform_conv2d(x, offset, weight, padding=1, mask=mask), loops(x, offset, weight, mask, 1))
 
 
@@ -170,7 +171,7 @@ def test_gradcheck(path: str) -> None:
     def convolve(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 
-    with deform_conv_path(path):
+    with lowering(deform_conv=path):
         assert torch.autograd.gradcheck(convolve, tensors, fast_mode=True)
 
 
@@ -219,7 +220,7 @@ def test_far_offsets_read_zero(path: str, value: float) -> None:
     x, offset, weight, _, _ = plain()
     offset = torch.full_like(offset, value).requires_grad_()
     x.requires_grad_()
-    with deform_conv_path(path):
+    with lowering(deform_conv=path):
         answer = deform_conv2d(x, offset, weight, padding=1)
     answer.sum().backward()
     assert not answer.any()
@@ -254,7 +255,7 @@ def test_half_precision_is_computed_in_float32(path: str, dtype: torch.dtype) ->
     """A half map gives a half answer: that of the same numbers in float32, rounded once."""
     x, offset, weight, bias, mask = plain()
     x = x.to(dtype).requires_grad_()
-    with deform_conv_path(path):
+    with lowering(deform_conv=path):
         wide = deform_conv2d(x.float(), offset, weight, bias, padding=1, mask=mask)
         with torch.autocast("cpu", torch.bfloat16):
             answer = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
@@ -308,7 +309,7 @@ def test_compiles_whole(path: str, layout: str) -> None:
     """One graph, forward and backward, with the eager answer and layout, at two sizes."""
     layer = Layer()
     torch.compiler.reset()
-    with deform_conv_path(path):
+    with lowering(deform_conv=path):
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         for side in (9, 12):
             x = lay_out(plain(6, side)[0], layout)
@@ -348,7 +349,7 @@ def test_exports(path: str, operator: str) -> None:
     """By default an exported graph holds the operator exporters know; the answer stays."""
     layer, x = Layer(), plain()[0]
     height, width = torch.export.Dim("height", min=4, max=64), torch.export.Dim("width", min=4, max=64)
-    with deform_conv_path(path), torch.no_grad():
+    with lowering(deform_conv=path), torch.no_grad():
         program = torch.export.export(layer, (x,), dynamic_shapes=({2: height, 3: width},))
         assert any(str(node.target).startswith(operator) for node in program.graph.nodes)
         for side in (9, 14):
@@ -379,10 +380,10 @@ def test_wrong_shapes_are_named(change: dict[int, tuple[int, ...]], message: str
 
 def test_unknown_path_is_refused() -> None:
     """And a path forced inside a block is forgotten after it, even after an error."""
-    with pytest.raises(ValueError, match="'quick' is not one of"), deform_conv_path("quick"):
+    with pytest.raises(ValueError, match="'quick' is not one of"), lowering(deform_conv="quick"):
         pass
     x, offset, weight, _, _ = plain()
-    with pytest.raises(KeyError), deform_conv_path("torchvision"):
+    with pytest.raises(KeyError), lowering(deform_conv="torchvision"):
         raise KeyError
     answer = deform_conv2d(x.requires_grad_(), offset, weight, padding=1)
     assert "relook" in answer.grad_fn.name()

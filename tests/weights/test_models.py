@@ -1,5 +1,6 @@
 """A model by its name or from its file."""
 
+import gzip
 import json
 import sys
 from dataclasses import replace
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from relook.recipe import KeepRatio, Recipe
+from relook.recipe import Flip, Jitter, KeepRatio, Recipe, Resize, Selection
 from relook.settings import restored
 from relook.weights.loading import load_start
 from relook.weights.models import by_name, open_weights
@@ -155,3 +157,42 @@ def test_an_entry_beside_ones_work_is_found(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in sys.path if p])
     assert by_name("my_own_model:ENTRY").entry is NANO
+
+
+def test_weights_files_of_the_first_format_still_load(tmp_path: Path):
+    """Written before recipes knew kinds: settings, recipe and classes mean what they meant."""
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(gzip.decompress((Path(__file__).parent / "format-1.safetensors.gz").read_bytes()))
+    loaded = open_weights(path)
+    recipe, detector = loaded.model.entry.recipe, loaded.model.entry.detector
+    assert loaded.model.classes == ("cat", "dog", "owl")
+    assert (detector.width, detector.num_classes, detector.backbone.name) == (16, 3, "test_resnet")
+    assert recipe.train_size == KeepRatio(short=(64, 96), long=256)
+    assert recipe.test_size == KeepRatio(short=(96,), long=256)
+    assert recipe.augment == (Jitter(strength=0.2), Resize(), Flip(probability=0.25))
+    assert (recipe.group_by, recipe.selection) == ("none", Selection(min_side=32, need="nothing"))
+    assert (recipe.optimizer.clip, recipe.optimizer.kind, recipe.schedule.epochs) == (10.0, "adamw", 7)
+    again = tmp_path / "new.safetensors"
+    save_weights(again, loaded.detector.state_dict(), loaded.model.describe())
+    assert json.loads(safe_open(again, "pt").metadata()["relook"])["format"] == 2
+    assert open_weights(again).model.entry == loaded.model.entry
+
+
+def test_a_recipe_of_the_first_format_without_jitter_has_no_such_step(tmp_path: Path):
+    """Nearly all files: resize and flip, as published."""
+    model = by_name("reppoints_nano")
+    recipe = {
+        "batch": 8,
+        "augment": {"flip": 0.5, "jitter": 0.0, "group_by": "w>h", "min_side": 8, "need": "nothing"},
+    }
+    facts = {
+        "format": 1,
+        "model": "reppoints_nano",
+        "settings": {"recipe.augment.flip": "0.5"},
+        "recipe": recipe,
+    }
+    path = tmp_path / "old.safetensors"
+    save_file(model.entry.detector.build().state_dict(), path, metadata={"relook": json.dumps(facts)})
+    recipe = open_weights(path).model.entry.recipe
+    assert recipe.augment == (Resize(), Flip(probability=0.5))
+    assert (recipe.group_by, recipe.selection.min_side) == ("w>h", 8)

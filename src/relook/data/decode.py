@@ -5,7 +5,6 @@ Pillow decodes. torchvision's JPEG decoder gives the same pixels a third faster 
 """
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +39,8 @@ def read_image(source: Path | str | bytes) -> NDArray[np.uint8]:
     if not data:
         raise BrokenImage(f"{name}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notes about odd metadata; the pixels decide
-            with Image.open(io.BytesIO(data)) as opened:
-                return _rgb(_upright(opened), name)
+        with Image.open(io.BytesIO(data)) as opened:
+            return _rgb(_upright(opened), name)
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
@@ -59,11 +56,9 @@ def image_size(path: Path | str) -> tuple[int, int]:
         BrokenImage: as `read_image`; but a damage behind the head is not seen.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
-                width, height = opened.size
-                turned = opened.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
     except FileNotFoundError as error:
         raise BrokenImage(f"{path}: there is no such file") from error
     except Exception as error:  # as in `read_image`

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from relook.ops.lowering import exporting
+
 Direction = Literal["top", "bottom", "left", "right"]
 
 
@@ -16,7 +18,7 @@ def corner_pool(x: Tensor, direction: Direction) -> Tensor:
     those to its right; right: those to its left. Of equal values the one nearest to the cell gets the
     gradient.
     """
-    if torch.compiler.is_exporting():  # ONNX knows no running maximum
+    if exporting():  # ONNX knows no running maximum
         return by_doubling(x, direction)
     dim = -2 if direction in ("top", "bottom") else -1
     if direction in ("top", "left"):

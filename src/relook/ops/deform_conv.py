@@ -4,9 +4,7 @@ Three paths give the same numbers: `fast` on a CPU (`deform_conv_cpu.py`), torch
 and in exported graphs, and `portable`, made of operators every device and every exporter knows.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
-from typing import Literal
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +12,7 @@ import torchvision
 from torch import Tensor
 
 from relook.ops.kernels.deform_conv_cpu import anchors, deform_conv2d_cpu
-
-Path = Literal["auto", "fast", "portable", "torchvision"]
-
-
-class _Forced:
-    path: Path = "auto"
-
-
-@contextmanager
-def deform_conv_path(path: Path) -> Generator[None]:
-    """Force the path of `deform_conv2d` inside a `with` block; for tests and benchmarks (one per process).
-
-    Raises:
-        ValueError: there is no such path.
-    """
-    if path not in {"auto", "fast", "portable", "torchvision"}:
-        raise ValueError(f"path {path!r} is not one of 'auto', 'fast', 'portable', 'torchvision'")
-    before, _Forced.path = _Forced.path, path
-    try:
-        yield
-    finally:
-        _Forced.path = before
+from relook.ops.lowering import deform_conv_way
 
 
 def deform_conv2d(  # noqa: PLR0913 (torchvision's signature)
@@ -76,7 +53,7 @@ def deform_conv2d(  # noqa: PLR0913 (torchvision's signature)
     x, offset, weight = x.to(exact), offset.to(exact), weight.to(exact)
     bias = None if bias is None else bias.to(exact)
     mask = None if mask is None else mask.to(exact)
-    device, path = x.device.type, _choose(x)
+    device, path = x.device.type, deform_conv_way(x.device.type)
     # Entered only where needed: an exported graph would hide the operator inside an autocast region.
     # The device meta has no autocast to ask.
     narrow = device != "meta" and torch.is_autocast_enabled(device)
@@ -90,16 +67,6 @@ def deform_conv2d(  # noqa: PLR0913 (torchvision's signature)
             pairs = [(geometry[i], geometry[i + 1]) for i in (0, 2, 4)]
             out = torchvision.ops.deform_conv2d(x, offset, weight, bias, *pairs, mask=mask)
     return out.to(given)
-
-
-def _choose(x: Tensor) -> Path:
-    if _Forced.path != "auto":
-        return _Forced.path
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] (documented by torch)
-        return "torchvision"  # exporters know torchvision::deform_conv2d (ONNX: DeformConv), not our operator
-    if x.device.type == "cpu":
-        return "fast"
-    return "torchvision" if x.device.type in {"cuda", "meta"} else "portable"
 
 
 def _check(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: list[int]) -> None:
