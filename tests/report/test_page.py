@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relook.report.page import Curve, Headline, Report, Row, View, curve_svg, page, ticks, write
+from relook.report.page import Curve, Headline, Report, Row, View, page, ticks, write
 
 
 def example(**changes: object) -> Report:
@@ -27,6 +27,7 @@ def example(**changes: object) -> Report:
             ),
         ),
         "per_class": {"star": 0.5, "none": -1.0},
+        "per_class_ap50": {"star": 0.75, "none": -1.0},
         "numbers": {"AP": 0.4, "APl": -1.0},
         "facts": {"Model": "nano"},
         "commands": {"Next": "relook predict <x>"},
@@ -104,6 +105,12 @@ def test_what_does_not_exist_is_a_dash_and_sections_without_content_are_left_out
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (0.003, 0.0071), (-5, 1234), (2, 2), (0, 1e-9), (999, 1001)]
 )
+def chart_svg(curve: Curve) -> str:
+    """The drawing of one curve in the page."""
+    text = page(example(curves=(curve,)))
+    return text[text.index("<svg") : text.index("</svg>")]
+
+
 def test_ticks_are_round_rising_and_hold_the_range(low: float, high: float):
     """Between two and eight, equally far apart, from at or below to at or above."""
     found = ticks(low, high)
@@ -118,7 +125,7 @@ def test_ticks_are_round_rising_and_hold_the_range(low: float, high: float):
 def test_a_curve_lies_where_its_numbers_say():
     """The highest value is drawn highest, the line ends at the right, names do not touch; NaN is left out."""
     lines = {"a": [(0, 0.0), (5, float("nan")), (10, 1.0)], "b": [(0, 0.5), (10, 0.99)], "empty": []}
-    svg = curve_svg(Curve(title="T", x="step", lines=lines, low=0, high=1))
+    svg = chart_svg(Curve(title="T", x="step", lines=lines, low=0, high=1))
     paths = [
         [tuple(map(float, p.split(","))) for p in m.split()] for m in re.findall(r'points="([^"]+)"', svg)
     ]
@@ -129,14 +136,14 @@ def test_a_curve_lies_where_its_numbers_say():
     assert paths[1][0][1] == pytest.approx((top + bottom) / 2, abs=0.2)
     names = [float(y) for y in re.findall(r'y="([\d.]+)" style', svg)]
     assert abs(names[0] - names[1]) >= 14
-    flat = curve_svg(Curve(title="T", x="step", lines={"a": [(3, 2.0)]}))
+    flat = chart_svg(Curve(title="T", x="step", lines={"a": [(3, 2.0)]}))
     assert "nan" not in flat
 
 
 def test_three_lines_at_the_bottom_keep_their_names_inside():
     """Names that would fall below the axis are moved up."""
     lines = {name: [(0, 0.0), (1, 0.0)] for name in ("AP50", "AP", "AP75")}
-    svg = curve_svg(Curve(title="T", x="step", lines=lines, low=0, high=1))
+    svg = chart_svg(Curve(title="T", x="step", lines=lines, low=0, high=1))
     heights = sorted(float(y) for y in re.findall(r'y="([\d.]+)" style', svg))
     assert heights[-1] <= 250 - 36 + 5
     assert np.diff(heights).min() >= 14

@@ -86,13 +86,19 @@ class Report:
         return asdict(self)
 
     def table(self) -> list[tuple[str, str]]:
-        """Rows of (name, value): the numbers, then those of each class; "-" where there is no number."""
-        rows = [*self.numbers.items()]
-        for name, value in self.per_class.items():
-            rows.append((f"{self.headline} {name}", value))
-            if name in self.per_class_ap50:
-                rows.append((f"AP50 {name}", self.per_class_ap50[name]))
-        return [(name, "-" if value == MISSING else f"{value:.4f}") for name, value in rows]
+        """Rows of (name, value) for people; "-" where there is no number."""
+        return [(name, _shown(value)) for name, value in self.numbers.items()]
+
+    def classes(self) -> list[tuple[str, ...]]:
+        """Rows of (class, its number, its AP50 where the metric has one) for people."""
+        return [
+            (name, _shown(value), *([_shown(self.per_class_ap50[name])] if self.per_class_ap50 else []))
+            for name, value in self.per_class.items()
+        ]
+
+
+def _shown(value: float) -> str:
+    return "-" if value == MISSING else f"{value:.4f}"
 
 
 class Metric(Protocol):

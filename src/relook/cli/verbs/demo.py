@@ -212,6 +212,7 @@ def _report(
         rows=rows,
         curves=_curves(result.folder / "metrics.jsonl"),
         per_class=done.report.per_class,
+        per_class_ap50=done.report.per_class_ap50,
         numbers=numbers,
         facts={
             "Model": f"{MODEL}, {parameters / 1e6:.1f} million parameters, random start",

@@ -75,6 +75,11 @@ def _tell(options: Options, done: "Evaluation", model: str) -> None:
     rate = report.images / max(done.seconds, 1e-9)
     say(f"{model} on {options.data} ({options.split}): {report.images} pictures, {report.objects} objects")
     say(table(("", "value"), report.table()))
+    if report.per_class:
+        say()
+        say(
+            table(("class", report.headline, *(("AP50",) if report.per_class_ap50 else ())), report.classes())
+        )
     seen = f", each looked at {done.views} times" if done.views > 1 else ""
     say(f"{rate:.1f} pictures a second{seen}; metrics.json and detections.json in {options.out}")
     for broken in done.broken:
