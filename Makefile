@@ -8,11 +8,13 @@
 #   make help            all targets
 #
 # Variables: PYTHON (the interpreter to build from), VENV (where to build), SHORT=1 (a short demo),
-# WORKERS (processes of the tests), TESTS (which tests: make test TESTS="tests/ops -x").
+# WORKERS (processes of the tests), TESTS (which tests: make test TESTS="tests/ops -x"), DURATIONS=20 (list
+# the 20 slowest).
 
 SHELL := /bin/sh
 VENV ?= .venv
 WORKERS ?= 2
+DURATIONS ?= 0
 TESTS ?=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
@@ -50,7 +52,8 @@ demo: $(STAMP)  ## train the small model on generated images, evaluate it, write
 	$(BIN)/relook demo $(if $(SHORT),--short)
 
 test: $(STAMP)  ## all fast tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadscope $(or $(TESTS),--write-parity)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadscope \
+		$(if $(filter-out 0,$(DURATIONS)),--durations=$(DURATIONS)) $(TESTS)
 
 gpu: $(STAMP)  ## the tests that need a GPU
 	$(PY) -m pytest -m gpu $(TESTS)
@@ -58,17 +61,24 @@ gpu: $(STAMP)  ## the tests that need a GPU
 slow: $(STAMP)  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(TESTS)
 
-oldest:  ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-oldest
+oldest: $(STAMP)  ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-oldest
 	$(PYTHON) -m venv --clear $(VENV)-oldest
-	$(VENV)-oldest/bin/python tools/floors.py > $(VENV)-oldest/floors.txt
+	$(BIN)/uv pip compile --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct --extra dev \
+		--output-file $(VENV)-oldest/floors.txt pyproject.toml
 	$(VENV)-oldest/bin/python -m pip install --quiet --requirement $(VENV)-oldest/floors.txt --editable .
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)-oldest/bin/python -m pytest -n $(WORKERS) --dist loadscope $(TESTS)
+
+# what editors leave behind, in every text file that git knows: the fixers fix, and fail when they had to
+TEXTS = git ls-files -z -- '*.py' '*.md' '*.toml' '*.yaml' '*.yml' '*.txt' '*.j2' Makefile .ci | xargs -0
 
 lint: $(STAMP)  ## ruff, its formatter, spelling, tidy files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(PY) tools/tidy.py
+	@$(TEXTS) $(BIN)/end-of-file-fixer
+	@$(TEXTS) $(BIN)/trailing-whitespace-fixer
+	@$(TEXTS) $(BIN)/check-merge-conflict --assume-in-merge
+	@git ls-files -z | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=4000
 
 format: $(STAMP)  ## mend what ruff can mend by itself
 	$(BIN)/ruff check --fix .
@@ -89,8 +99,8 @@ bench: $(STAMP)  ## every benchmark of benchmarks/, one after the other
 pages: $(STAMP)  ## write the generated parts of README.md and docs/ anew
 	$(PY) tools/pages.py
 
-parity: $(STAMP)  ## compare with the published code anew and write docs/parity.md
-	$(PY) -m pytest -n $(WORKERS) --dist loadscope tests/golden --write-parity
+parity: $(STAMP)  ## compare with the published code anew, slow training steps too, and write docs/parity.md
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadscope -m golden --write-parity
 
 docs: pages  ## the documentation as a site in site/
 	$(BIN)/zensical build --clean --strict

@@ -146,7 +146,7 @@ def test_what_goes_wrong_inside_has_its_status(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """130 interrupted, 2 for the user to mend, 1 failed; one line each."""
+    """130 interrupted, 2 for the user to fix, 1 failed; one line each."""
 
     def fail(*_: object) -> int:
         raise error
@@ -248,3 +248,38 @@ def test_tables_are_aligned():
     """Numbers to the right, words to the left, no blanks at the end."""
     lines = table(("name", "n"), [("a", "1.5"), ("long", "-"), ("b", "12.0")]).splitlines()
     assert lines == ["name     n", "a      1.5", "long     -", "b     12.0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["train", "--mod", "x"], "there is no option --mod; did you mean --model?"),
+        (["train", "--config", "no.yaml"], "--config: there is no file no.yaml"),
+        (["train", "--config", "broken.yaml"], "--config: broken.yaml is no YAML"),
+        (["train", "--config", "list.yaml"], "--config: list.yaml holds no options"),
+        (["train", "--config", "odd.yaml"], "there is no option epoch; did you mean epochs?"),
+        (["train", "--config", "unfit.yaml"], "--epochs takes a whole number, not 'many'"),
+        (["train", "--model", "x", "--data", "y", "--ema", "much"], "--ema takes a number, not 'much'"),
+        (["eval", "--weights", "w"], "--data is needed: a folder"),
+    ],
+)
+def test_mistakes_are_found_without_reading_anybodys_words(
+    given: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Abbreviated and unknown options, files that are not there, no YAML, of another shape, keys, values."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("broken.yaml", "a: ["),
+        ("list.yaml", "- 1"),
+        ("odd.yaml", "model: x\ndata: y\nepoch: 3"),
+        ("unfit.yaml", "model: x\ndata: y\nepochs: many"),
+    ):
+        Path(name).write_text(text)
+    assert main(given) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1

@@ -310,7 +310,7 @@ def test_state_dict_round_trip(detector: Detector[Any]) -> None:
 
 @each
 def test_widths_that_do_not_fit_are_refused(detector: Detector[Any]) -> None:
-    """An image side that is no multiple of the stride: one sentence with the mend."""
+    """An image side that is no multiple of the stride: one sentence with the fix."""
     with pytest.raises(ValueError, match=r"multiple of 32.*pad it"):
         detector(torch.zeros(1, 3, 100, SIDE))
 

@@ -1,4 +1,5 @@
 import csv
+import importlib
 import io
 import json
 import logging
@@ -15,7 +16,9 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from relook.recipe import Schedule
 from relook.train_settings import TrainSettings
+from relook.training import fit as fit_module
 from relook.training.fit import TrainResult, _trainer, fit
 from relook.training.lightning import Training, machines
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
@@ -364,3 +367,76 @@ def test_devices_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "6")
     assert where("cpu", 0) == ("cpu", 2, 3)
+
+
+def test_a_step_has_the_order_that_fit_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions at the head of training/fit.py are called in that order, in every step."""
+    told = re.findall(r"^    \S+ +((?:[a-z_]+\.)+[A-Z]\w+\.\w+)", fit_module.__doc__ or "", re.MULTILINE)
+    assert len(told) == 8
+    calls: list[str] = []
+
+    def recorded(name: str) -> None:
+        place, kind, method = name.rsplit(".", 2)
+        owner = getattr(importlib.import_module(f"relook.training.{place}"), kind)
+        real = getattr(owner, method)
+
+        def call(*given: Any, **settings: Any) -> Any:
+            calls.append(name)
+            return real(*given, **settings)
+
+        monkeypatch.setattr(owner, method, call)
+
+    for name in told:
+        recorded(name)
+    run(tmp_path, epochs=1, ema=0.9)
+    steps = calls.count(told[0])
+    assert steps == 3
+    assert calls == told * steps
+
+
+def test_a_schedule_that_counts_iterations_ends_within_an_epoch(tmp_path: Path) -> None:
+    """Seven steps of three an epoch: two epochs and a bit; validated and saved at the end, and it says so."""
+    recipe = replace(RECIPE, schedule=Schedule(iterations=7, drops=(5,), warmup_steps=0, warmup_reach=1))
+    settings = TrainSettings(out=tmp_path, workers=0, log_every=1, progress=False, tensorboard=False)
+    result = fit(tiny(), recipe, tiny_data(), tiny_data(6, "val"), settings, DESCRIBE)
+    assert result.steps == 7
+    rates = [row["lr"] for row in rows(tmp_path) if row["kind"] == "train"]
+    assert rates == pytest.approx([0.02] * 5 + [0.002] * 2)
+    assert [row["step"] for row in rows(tmp_path) if row["kind"] == "validation"][-1] == 7
+    assert "iterations: 7, which end in epoch 3" in (tmp_path / "train.log").read_text()
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 7
+    shorter = fit(tiny(), recipe, tiny_data(), None, replace(settings, overwrite=True, epochs=1), DESCRIBE)
+    assert shorter.steps == 3
+
+
+@pytest.mark.parametrize(("by", "largest"), [("norm", 1e-4), ("value", 1e-4)])
+def test_gradients_are_clipped_as_the_recipe_says(tmp_path: Path, by: Any, largest: float) -> None:
+    """By their norm together, or each by its value: what reaches the optimiser keeps within it."""
+    seen: list[tuple[float, float]] = []
+
+    class Watched(Training):
+        def configure_gradient_clipping(self, optimizer: Any, *given: Any, **settings: Any) -> None:
+            super().configure_gradient_clipping(optimizer, *given, **settings)
+            found = torch.cat([p.grad.flatten() for g in optimizer.param_groups for p in g["params"]])
+            seen.append((float(found.norm()), float(found.abs().max())))
+
+    recipe = replace(RECIPE, optimizer=replace(RECIPE.optimizer, clip=largest, clip_by=by))
+    settings = TrainSettings(out=tmp_path, workers=0, progress=False, tensorboard=False, epochs=1)
+    module = Watched(tiny(), recipe, tiny_data(), settings, machines(settings))
+    _trainer(module, []).fit(module)
+    assert len(seen) == 3
+    for norm, value in seen:
+        assert value <= largest * 1.001
+        assert (norm <= largest * 1.001) == (by == "norm")
+
+
+def test_a_run_of_the_first_release_goes_on(tmp_path: Path) -> None:
+    """Its last.ckpt names the callbacks otherwise: the best AP and what was pending are not forgotten."""
+    run(tmp_path, epochs=2, stop_after=1)
+    file = tmp_path / "last.ckpt"
+    state = torch.load(file, weights_only=True)
+    saved = state["callbacks"].pop("ValidateAndSave")
+    names = {"epochs_without_gain": "worse", "pending_validation": "owed"}
+    state["callbacks"]["Keeper"] = {names.get(k, k): v for k, v in saved.items()} | {"best_ap": 0.99}
+    torch.save(state, file)
+    assert run(tmp_path, epochs=2, resume=tmp_path).best_ap == 0.99

@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
+import yaml
 
 
 class Wrong(ValueError):  # noqa: N818 (what the asker did)
@@ -63,22 +64,32 @@ def changes(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-class _Parser(jsonargparse.ArgumentParser):
-    """Says what is wrong in one sentence and leaves ending the program to its caller."""
+class _Refused(Exception):  # noqa: N818 (what jsonargparse did)
+    """jsonargparse's own words, which are for programmers."""
 
-    verb: Verb
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Leaves the words of a mistake, and ending the program, to its caller."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ARG002 (jsonargparse's signature)
-        raise Wrong(_sentence(self.verb, message))
+        raise _Refused(message)
 
 
 def parse(verb: Verb, given: Sequence[str]) -> Any:
-    """The options that were given, or None when help was asked for and shown."""
+    """The options that were given, or None when help was asked for and shown.
+
+    Raises:
+        Wrong: when they cannot be, with what is wrong in one sentence.
+    """
     parser = _parser(verb)
     if {"-h", "--help"} & set(given):
         parser.print_help(sys.stdout)
         return None
-    namespace = parser.parse_args(_added(verb, given))
+    _refuse_unknown(verb, given)
+    try:
+        namespace = parser.parse_args(_added(verb, given))
+    except _Refused as refused:
+        raise Wrong(_why(verb, given, str(refused))) from None
     values: dict[str, Any] = {f.name: namespace[f.name] for f in fields(verb.options)}
     return verb.options(
         **{k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for k, v in values.items()}
@@ -105,19 +116,19 @@ def _parser(verb: Verb) -> _Parser:
         epilog=f"example:\n{verb.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         print_config=None,
+        allow_abbrev=False,
     )
-    parser.verb = verb
     parser.add_argument("--config", action="config", help="a YAML file with any of these options; flags win")
     hints = get_type_hints(verb.options)
     for f in fields(verb.options):
-        _add(parser, f, hints[f.name])
+        _add(parser, verb, f, hints[f.name])
     return parser
 
 
-def _add(parser: _Parser, f: "Field[Any]", kind: Any) -> None:
+def _add(parser: _Parser, verb: Verb, f: "Field[Any]", kind: Any) -> None:
     many, positional = f.metadata.get("many", False), f.metadata.get("positional", False)
     flag = f.name if positional else f"--{f.name.replace('_', '-')}"
-    about: dict[str, Any] = {"help": _help(f, parser.verb)}
+    about: dict[str, Any] = {"help": _help(f, verb)}
     if not positional:
         about["dest"] = f.name
     if kind is bool and f.default is False and "help" in f.metadata:
@@ -154,31 +165,91 @@ def _metavar(name: str, kind: Any) -> str:
 
 
 # -- mistakes in one sentence ----------------------------------------------------------------------------
+# jsonargparse says that something is wrong; what it is, is found out here, so that its wording is nobody's
+# business.
 
 
-def _sentence(verb: Verb, message: str) -> str:
-    known = [f.name for f in fields(verb.options)] + ["config"]
-    if match := re.search(r"(?:[Uu]nrecognized arguments|Unknown option).*?: (.*)", message):
-        word = next((w for w in match[1].split() if w.startswith("-")), match[1].split()[0])
-        return _nearest(word.partition("=")[0], [_flag(verb, name) for name in known])
-    if match := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", message):
-        return _nearest(match[1], known)
-    if match := re.search(r"arguments are required: (.*)", message):
-        return "; ".join(
-            f"{_flag(verb, name)} is needed: {_about(verb, name)}" for name in match[1].split(", ")
-        )
-    if match := re.search(r"File does not exist: '?([^'\n]+)", message):
-        return f"--config: there is no file {match[1]}"
-    if match := re.search(r'Parser key "([^"]+)"', message):
-        return _unfit(verb, match[1], message)
+def _refuse_unknown(verb: Verb, given: Sequence[str]) -> None:
+    """Options and keys of a YAML file that the verb does not have."""
+    known = [_flag(verb, f.name) for f in fields(verb.options)] + ["--config"]
+    for word in given:
+        name = word.partition("=")[0]
+        if name.startswith("--") and len(name) > 2 and name not in known:
+            raise Wrong(_nearest(name, known))
+    names = [f.name for f in fields(verb.options)]
+    for key in _configured(given):
+        if key.replace("-", "_") not in names:
+            raise Wrong(_nearest(key, names))
+
+
+def _configured(given: Sequence[str]) -> dict[str, Any]:
+    """What the YAML file of --config says; nothing without one."""
+    path = next(
+        (values[-1] for name, values in _values(given).items() if name == "--config" and values), None
+    )
+    if path is None:
+        return {}
+    try:
+        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise Wrong(f"--config: there is no file {path}" if missing else f"--config: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Wrong(f"--config: {path} is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(said, dict):
+        raise Wrong(f"--config: {path} holds no options; write lines such as `epochs: 12`")
+    return {str(key): value for key, value in cast("dict[Any, Any]", said).items()}
+
+
+def _values(given: Sequence[str]) -> dict[str, list[str]]:
+    """Flag -> the words after it, up to the next flag."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for word in given:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            found.setdefault(name, []).extend([value] if equals else [])
+        elif name:
+            found[name].append(word)
+    return found
+
+
+def _why(verb: Verb, given: Sequence[str], message: str) -> str:
+    """What is wrong with options that jsonargparse refused: something lacks, or one of them does not fit."""
+    values, configured = _values(given), _configured(given)
+    there = {*values, *(_flag(verb, key.replace("-", "_")) for key in configured)}
+    lacking = [
+        f
+        for f in fields(verb.options)
+        if f.default is MISSING and not f.metadata.get("positional") and _flag(verb, f.name) not in there
+    ]
+    bare = not given or given[0].startswith("--")  # no word stands alone, in front or behind a value
+    bare = bare and all(len(words) < 2 for words in values.values())
+    lacking += [f for f in fields(verb.options) if _needed_place(f) and bare]
+    if lacking:
+        return "; ".join(f"{_flag(verb, f.name)} is needed: {_about(verb, f.name)}" for f in lacking)
+    for f in fields(verb.options):
+        flag = _flag(verb, f.name)
+        one = configured.get(f.name, configured.get(f.name.replace("_", "-")))
+        for value in values.get(flag, [] if one is None else [str(one)]):
+            if not f.metadata.get("many") and not _fits(verb, f, value):
+                return f"{flag} takes {_words(get_type_hints(verb.options)[f.name])}, not {value!r}"
     return " ".join(message.split())
 
 
-def _unfit(verb: Verb, name: str, message: str) -> str:
-    given = re.search(r"(?:Given value: |Got value: )(.*)", message)
-    kind = get_type_hints(verb.options).get(name)
-    got = f", not {given[1]!r}" if given else ""
-    return f"{_flag(verb, name)} takes {_words(kind)}{got}"
+def _needed_place(f: "Field[Any]") -> bool:
+    return f.default is MISSING and bool(f.metadata.get("positional"))
+
+
+def _fits(verb: Verb, f: "Field[Any]", value: str) -> bool:
+    """Whether an option takes a value, tried alone."""
+    parser = _Parser(print_config=None)
+    _add(parser, verb, f, get_type_hints(verb.options)[f.name])
+    try:
+        parser.parse_args([f"--{f.name.replace('_', '-')}={value}"])
+    except _Refused:
+        return False
+    return True
 
 
 def _words(kind: Any) -> str:

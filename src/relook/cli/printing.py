@@ -51,6 +51,7 @@ class Counter:
         self.began = self.said = time.monotonic()
 
     def step(self) -> None:
+        """One more is done."""
         self.count += 1
         now = time.monotonic()
         if now - self.said > self.EVERY[0 if self.terminal else 1]:
@@ -58,6 +59,7 @@ class Counter:
             self._write("\r" if self.terminal else "\n")
 
     def done(self) -> None:
+        """All are done: the line goes away."""
         if self.terminal:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()

@@ -47,14 +47,14 @@ def _speak(module: ModuleType, options: object) -> int:
 
 
 def _explain(verb: str, error: Exception) -> int:
-    """Mistakes that a person can mend end with 2, others with 1; neither shows a traceback unasked."""
+    """Mistakes that a person can fix end with 2, others with 1; neither shows a traceback unasked."""
     if os.environ.get("RELOOK_TRACEBACK"):
         traceback.print_exception(error)
-    mendable = isinstance(error, (ValueError, OSError, ImportError, TypeError)) and not _inside(error)
+    fixable = isinstance(error, (ValueError, OSError, ImportError, TypeError)) and not _inside(error)
     words = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         words = f"{error.filename}: {error.strerror}"
-    if mendable:
+    if fixable:
         print(f"relook {verb}: {words}", file=sys.stderr)
         return WRONG
     if not isinstance(error, (ArithmeticError, MemoryError)) and not type(error).__name__.startswith(

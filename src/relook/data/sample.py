@@ -12,7 +12,7 @@ from relook.data.decode import BrokenImage, read_image
 
 
 class DataError(ValueError):
-    """A data set that cannot be used; the message lists the mistakes and how to mend them."""
+    """A data set that cannot be used; the message lists the mistakes and how to fix them."""
 
 
 class WrongSize(BrokenImage):

@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,9 +75,10 @@ def write_shapes(
     try:
         beside.chmod(0o755)
         (beside / "annotations").mkdir()
-        for split, count in zip(SPLITS, (train, val), strict=True):
-            source = shapes(count, seed=seed, split=split, side=side, most=most)
-            _write_split(source, beside, f"{split}2017")
+        with ThreadPoolExecutor() as pool:
+            for split, count in zip(SPLITS, (train, val), strict=True):
+                source = shapes(count, seed=seed, split=split, side=side, most=most)
+                _write_split(source, beside, f"{split}2017", pool)
         beside.replace(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -240,12 +242,16 @@ def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": [0, *counts] if column_wise[0] else counts}
 
 
-def _write_split(source: Source, folder: Path, name: str) -> None:
+def _write_picture(sample: Sample, folder: Path) -> None:
+    Image.fromarray(sample.image()).save(folder / sample.path.name, compress_level=1)
+
+
+def _write_split(source: Source, folder: Path, name: str, pool: ThreadPoolExecutor) -> None:
     (folder / name).mkdir()
+    written = pool.map(partial(_write_picture, folder=folder / name), source.samples, chunksize=50)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for sample in source.samples:
-        Image.fromarray(sample.image()).save(folder / name / sample.path.name)
         images.append(
             {"id": sample.id, "file_name": sample.path.name, "height": sample.height, "width": sample.width}
         )
@@ -268,3 +274,5 @@ def _write_split(source: Source, folder: Path, name: str) -> None:
     info = {"description": f"relook {source.name}, {len(images)} images", "version": "1"}
     whole = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations" / f"instances_{name}.json").write_text(json.dumps(whole))
+    for _ in written:  # waits for the pictures, and raises what went wrong with one
+        pass

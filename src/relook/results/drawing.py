@@ -234,6 +234,7 @@ class Pen:
             self.line((start[0] + away[0] * share, start[1] + away[1] * share), end, paint)
 
     def line(self, start: tuple[float, float], end: tuple[float, float], paint: Color) -> None:
+        """A smooth thin line between two points, in pixels."""
         left, top = int(min(start[0], end[0])) - 2, int(min(start[1], end[1])) - 2
         width, height = int(abs(start[0] - end[0])) + 5, int(abs(start[1] - end[1])) + 5
         if width * height > 4 * self.image.width * self.image.height:  # a point far outside: not worth a mask

@@ -1,4 +1,18 @@
-"""Trains a detector: one call from a recipe and data to weights on disk."""
+"""Trains a detector: one call from a recipe and data to weights on disk.
+
+The order of a step, and who does what; a test records it. The backward pass and the step are Lightning's.
+
+    seed        lightning.Training.on_train_batch_start
+    forward     step.Step.forward, the detector's `forward` and `loss`
+    note        log.loss_monitor.LossMonitor.note, the loss terms start on their way to the host
+    backward
+    finite?     log.loss_monitor.LossMonitor.check, raises before the weights are touched
+    clip        lightning.Training.configure_gradient_clipping
+    step        optim.optimizer's, then optim.scheduler's
+    log         reporter.Reporter.on_train_batch_end
+    average     callbacks.Ema.on_train_batch_end
+    save        callbacks.ValidateAndSave.on_train_batch_end, validates at the end of an epoch
+"""
 
 import contextlib
 import json

@@ -40,7 +40,7 @@ def test_good_data_have_a_summary_that_counts(folder: Path) -> None:
 
 
 def test_everything_wrong_is_found_in_one_look(folder: Path) -> None:
-    """Broken files, bad rows, leaks: all in one report, each with file, record and mend."""
+    """Broken files, bad rows, leaks: all in one report, each with file, record and fix."""
     images = folder / "train2017"
     (images / "000001.png").write_bytes(b"")
     half = (images / "000002.png").read_bytes()
@@ -84,7 +84,7 @@ def test_everything_wrong_is_found_in_one_look(folder: Path) -> None:
         "These data cannot be used yet.",
     ):
         assert what in text
-    assert all(p.file and p.record and p.mend for p in report.problems)
+    assert all(p.file and p.record and p.fix for p in report.problems)
 
 
 def test_an_image_in_both_splits_is_a_leak(folder: Path) -> None:

@@ -99,7 +99,7 @@ def _row(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_rows_that_prevent_use_are_fatal_and_left_out(row: object, what: str, tmp_path: Path) -> None:
-    """The message names file, row, value and mend; the other rows are still read."""
+    """The message names file, row, value and fix; the other rows are still read."""
     problems = Problems()
     whole = _whole()
     whole["annotations"].append(row)

@@ -18,6 +18,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    """Writes a checkpoint as a file that describes itself; gives the exit status."""
     from relook.weights.models import open_weights  # noqa: PLC0415
     from relook.weights.reading.checkpoint import save_weights  # noqa: PLC0415 (torch, which --help does without)
 

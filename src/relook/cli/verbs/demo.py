@@ -53,6 +53,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    """Data, training, numbers, pictures and the page; gives the exit status."""
     from relook.data.shapes import write_shapes  # noqa: PLC0415 (numpy and torch, which --help does without)
 
     plan, out, began = SHORT if options.short else FULL, Path(options.out), time.monotonic()

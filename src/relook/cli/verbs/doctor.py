@@ -21,6 +21,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    """Says what is in a file of weights or wrong with data; 1 when something prevents its use."""
     return _weights(options) if _is_weights(Path(options.path)) else _data(options)
 
 
@@ -148,7 +149,7 @@ def _data(options: Options) -> int:
 VERB = Verb(
     name="doctor",
     does="Of a checkpoint: which model it is, how many classes, what is missing or unexpected, and whether\n"
-    "it is safe. Of data: everything that is wrong, all at once, with file, record and mend. Ends with 1\n"
+    "it is safe. Of data: everything that is wrong, all at once, with file, record and fix. Ends with 1\n"
     "if it found something that prevents the use.",
     example="  relook doctor published.pth\n  relook doctor my_pictures/\n  relook doctor shapes",
     options=Options,

@@ -34,6 +34,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    """Measures weights on data and saves the numbers; gives the exit status."""
     from relook.data.formats.detect import read  # noqa: PLC0415 (torch, which --help does without)
     from relook.evaluation import evaluate  # noqa: PLC0415
     from relook.metrics.coco import CocoBoxes  # noqa: PLC0415

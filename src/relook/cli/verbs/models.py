@@ -20,6 +20,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    """Lists the catalog; gives the exit status."""
     from relook.zoo.catalog import ENTRIES, find, names  # noqa: PLC0415 (torch, which --help does without)
     from relook.zoo.cost import cost  # noqa: PLC0415
 

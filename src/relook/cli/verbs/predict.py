@@ -43,6 +43,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    """Finds objects in pictures; 1 when none of them could be read."""
     from relook.api import load  # noqa: PLC0415 (torch, which --help does without)
     from relook.results.coco_file import CocoFile  # noqa: PLC0415
 

@@ -28,6 +28,7 @@ class Options(TrainSettings):
 
 
 def run(options: Options) -> int:
+    """Trains a model and says where its weights are; gives the exit status."""
     from relook.api import run_training  # noqa: PLC0415 (torch, which --help does without)
     from relook.weights.models import by_name  # noqa: PLC0415
 

@@ -74,13 +74,13 @@ def check(path: Path | str, *, progress: Callable[[int, int], None] | None = Non
     try:
         parts = find_parts(path)
     except DataError as error:
-        problems.fatal(path, "data set", str(error), "mend this first")
+        problems.fatal(path, "data set", str(error), "fix this first")
         parts = dict[str, Part]()
     for split, part in parts.items():
         try:
             sources[split] = part(problems)
         except DataError as error:
-            problems.fatal(path, split, str(error), "mend this first")
+            problems.fatal(path, split, str(error), "fix this first")
     samples = [sample for source in sources.values() for sample in source.samples]
     _check_images(samples, problems, progress)
     for source in sources.values():
@@ -102,11 +102,11 @@ def _look(sample: Sample) -> Problem | None:
     try:
         sample.image()
     except WrongSize as error:
-        mend = "write the true height and width, and see whether the boxes fit the image as viewers show it"
-        return Problem(str(sample.path), f"image {sample.id}", str(error), mend, fatal=False)
+        fix = "write the true height and width, and see whether the boxes fit the image as viewers show it"
+        return Problem(str(sample.path), f"image {sample.id}", str(error), fix, fatal=False)
     except BrokenImage as error:
-        mend = "get the file again, or remove the image from the annotations; training skips it"
-        return Problem(str(sample.path), f"image {sample.id}", str(error), mend, fatal=False)
+        fix = "get the file again, or remove the image from the annotations; training skips it"
+        return Problem(str(sample.path), f"image {sample.id}", str(error), fix, fatal=False)
     return None
 
 
@@ -123,7 +123,7 @@ def _check_images(
                 progress(n + 1, len(samples))
     if samples and broken > len(samples) / 2:
         what = f"{broken} of {len(samples)} images are broken, with which training stops"
-        problems.fatal(samples[0].path.parent, "images", what, "mend the images listed")
+        problems.fatal(samples[0].path.parent, "images", what, "fix the images listed")
 
 
 def _check_use(source: Source, problems: Problems) -> None:
@@ -149,8 +149,8 @@ def _check_together(sources: Mapping[str, Source], problems: Problems) -> None:
         problems.fatal(val.file or val.name, "classes", what, "write the same list in both")
     both = {s.path.resolve() for s in train.samples} & {s.path.resolve() for s in val.samples}
     for path in sorted(both):
-        mend = "keep it in one of them, or results will look better than they are"
-        problems.tolerable(path, "image", "is in the training and in the validation split", mend)
+        fix = "keep it in one of them, or results will look better than they are"
+        problems.tolerable(path, "image", "is in the training and in the validation split", fix)
 
 
 def _some(names: Sequence[str]) -> str:

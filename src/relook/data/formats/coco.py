@@ -299,8 +299,8 @@ class _Reading:
         if found is None:
             what = f"{key} {value} is not the id of any {key[:-3]}"
             known = f" (known: {_listed(table)})" if key == "category_id" else ""
-            mend = f"write an id that exists{known} or remove it"
-            self.problems.fatal(self.file, _named(n, row), what, mend)
+            fix = f"write an id that exists{known} or remove it"
+            self.problems.fatal(self.file, _named(n, row), what, fix)
         return found
 
     def _box(self, n: int, row: dict[str, Any]) -> list[float] | None:
@@ -310,8 +310,8 @@ class _Reading:
         if len(numbers) == 4 and all(map(_number, numbers)):
             return [float(number) for number in numbers]
         what = "there is no bbox" if box is None else f"bbox {box} is not four finite numbers"
-        mend = "write [x, y, width, height] in pixels, or remove the annotation"
-        self.problems.fatal(self.file, _named(n, row), what, mend)
+        fix = "write [x, y, width, height] in pixels, or remove the annotation"
+        self.problems.fatal(self.file, _named(n, row), what, fix)
         return None
 
 
@@ -345,7 +345,7 @@ def _root(reading: _Reading, folders: Sequence[Path]) -> Path:
     if first and not there[best]:
         looked = ", ".join(dict.fromkeys(map(str, folders)))
         what = f"neither {first[0]} nor the next {len(first) - 1} images are in any of: {looked}"
-        reading.problems.fatal(reading.file, "images", what, "put the images there or mend each file_name")
+        reading.problems.fatal(reading.file, "images", what, "put the images there or fix each file_name")
     return best
 
 

@@ -8,10 +8,10 @@ _OUTSIDE = 1.0  # pixels that a box may pass its image's border by before it is 
 
 
 class Issue(NamedTuple):
-    """What is wrong and how to mend it."""
+    """What is wrong and how to fix it."""
 
     what: str
-    mend: str
+    fix: str
 
 
 def box_problems(box: Sequence[float], size: tuple[int, int]) -> Iterator[Issue]:

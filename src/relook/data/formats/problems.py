@@ -1,4 +1,4 @@
-"""Mistakes in data: collected all at once, each with file, record, what is wrong and how to mend it."""
+"""Mistakes in data: collected all at once, each with file, record, what is wrong and how to fix it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ class Problem:
     file: str
     record: str  # which image, annotation or line
     what: str
-    mend: str
+    fix: str
     fatal: bool = True  # False: training goes on without this record
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.record}: {self.what}; {self.mend}"
+        return f"{self.file}: {self.record}: {self.what}; {self.fix}"
 
 
 @dataclass(slots=True)
@@ -32,13 +32,13 @@ class Problems:
     found: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])  # choices a reader made, one sentence each
 
-    def fatal(self, file: Path | str, record: str, what: str, mend: str) -> None:
-        """A mistake that must be mended before the data can be used."""
-        self.found.append(Problem(str(file), record, what, mend))
+    def fatal(self, file: Path | str, record: str, what: str, fix: str) -> None:
+        """A mistake that must be fixed before the data can be used."""
+        self.found.append(Problem(str(file), record, what, fix))
 
-    def tolerable(self, file: Path | str, record: str, what: str, mend: str) -> None:
+    def tolerable(self, file: Path | str, record: str, what: str, fix: str) -> None:
         """A mistake whose record training leaves out or puts right."""
-        self.found.append(Problem(str(file), record, what, mend, fatal=False))
+        self.found.append(Problem(str(file), record, what, fix, fatal=False))
 
     def refuse(self, path: Path | str) -> None:
         """Raises one DataError for all fatal mistakes, if there are any; it lists the first five."""

@@ -177,7 +177,7 @@ def _sample(page: _Page, key: int, first: float, labels: dict[str, int], problem
         x1, y1 = x1 - first, y1 - first
         if one.name not in labels:
             known = ", ".join(labels)
-            problems.fatal(page.file, f"object {n}", f"{one.name} is no class", f"mend it; known are {known}")
+            problems.fatal(page.file, f"object {n}", f"{one.name} is no class", f"fix it; known are {known}")
             continue
         for issue in box_problems((x1, y1, x2 - x1, y2 - y1), page.size):
             problems.tolerable(page.file, f"object {n}", *issue)

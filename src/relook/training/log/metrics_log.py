@@ -46,6 +46,7 @@ class MetricsLog:
                     self.board.add_scalar(f"{kind}/{name}", value, int(row["step"]))
 
     def close(self) -> None:
+        """Closes TensorBoard's file; the others are closed after each row."""
         if self.board is not None:
             self.board.close()
 

@@ -112,6 +112,11 @@ STAND_INS: Final[dict[str, Any]] = {
 
 
 def unpickle(path: Path) -> object:
+    """The content of a file in one of torch's formats, of tensors, plain values and stand-ins.
+
+    Raises:
+        CheckpointError: when it is broken, a program, or would have to call functions.
+    """
     try:
         with _quiet(), torch.serialization.safe_globals([(value, name) for name, value in STAND_INS.items()]):
             return torch.load(
