@@ -80,14 +80,14 @@ lint: $(STAMP)  ## ruff, its formatter, spelling, tidy files
 	@$(TEXTS) $(BIN)/check-merge-conflict --assume-in-merge
 	@git ls-files -z | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=4000
 
-format: $(STAMP)  ## mend what ruff can mend by itself
+format: $(STAMP)  ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 types: $(STAMP)  ## basedpyright, strict
 	$(BIN)/basedpyright --pythonpath $(PY)
 
-law: $(STAMP)  ## the law of imports and its sisters
+law: $(STAMP)  ## import rules and the other rules of the structure
 	$(BIN)/lint-imports --no-cache
 	$(PY) -m pytest tests/architecture
 

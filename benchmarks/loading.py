@@ -33,8 +33,10 @@ from relook.data.decode import read_image
 from relook.data.loading import train_loader
 from relook.data.sample import Sample, Source
 from relook.data.shapes import shapes
-from relook.data.transforms import Draw, normalise_into, reshape_image, resized_size
-from relook.recipe import Augment, KeepRatio, Recipe
+from relook.data.transforms.network_input import normalise_into
+from relook.data.transforms.sizes import resized_size
+from relook.data.transforms.steps import flip, picture, resize
+from relook.recipe import Flip, Jitter, KeepRatio, Recipe, Resize
 
 HEIGHT, WIDTH, BOXES = 480, 640, 12
 GOAL = 25.0  # milliseconds per image and core
@@ -67,10 +69,9 @@ def stages(data: bytes) -> dict[str, Callable[[], Any]]:
     recipe = Recipe()
     image = read_image(data)
     new = resized_size(HEIGHT, WIDTH, short=800, long=1333)
-    plain, turned = Draw(short=800), Draw(short=800, mirrored=True)
-    resize = KeepRatio()
-    small = reshape_image(image, plain, resize)
-    mirrored = reshape_image(image, turned, resize)
+    given = picture(image, np.zeros((0, 4)))
+    resized = resize(given, KeepRatio())
+    small, mirrored = resized.image, flip(resized).image
     place = torch.zeros(3, 800, 1088)
     raw = np.frombuffer(data, np.uint8)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
@@ -81,10 +82,10 @@ def stages(data: bytes) -> dict[str, Callable[[], Any]]:
     return {
         "decode": lambda: read_image(data),
         "decode, OpenCV": lambda: cv2.imdecode(raw, cv2.IMREAD_COLOR_RGB),
-        "resize": lambda: reshape_image(image, plain, resize),
+        "resize": lambda: resize(given, KeepRatio()),
         "resize, OpenCV": lambda: cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR),
         "resize, torchvision on float": lambda: F.resize(as_float, list(new), antialias=False),
-        "mirror": lambda: small.flip(-1),
+        "mirror": lambda: flip(resized),
         "mirror, OpenCV": lambda: cv2.flip(array, 1),
         "normalise and pad": lambda: normalise_into(place, mirrored, recipe.pixels),
         "normalise and pad, torchvision on float": lambda: F.pad(
@@ -160,8 +161,8 @@ def measure(rounds: int) -> dict[str, float]:
     """All figures in milliseconds per image."""
     data = photograph()
     figures = alternate(stages(data), rounds=rounds)
-    published = Recipe(augment=Augment(flip=1.0))
-    jittered = Recipe(augment=Augment(flip=1.0, jitter=0.4))
+    published = Recipe(augment=(Resize(), Flip(probability=1.0)))
+    jittered = Recipe(augment=(Resize(), Flip(probability=1.0), Jitter(strength=0.4)))
     scales = Recipe(train_size=KeepRatio(short=(480, 960), between=True))
     with tempfile.TemporaryDirectory() as name:
         source = dataset(Path(name), data, 8)

@@ -127,9 +127,9 @@ def test_evaluation_keeps_rows_and_nothing_else() -> None:
     most = 0
 
     class Watched(TinyDetector):
-        def predict(self, outputs: Any, sizes: Tensor, originals: Tensor | None = None) -> Detections:
+        def predict(self, outputs: Any, sizes: Tensor) -> Detections:
             nonlocal most
-            found = super().predict(outputs, sizes, originals)
+            found = super().predict(outputs, sizes)
             alive.add(found.boxes)
             most = max(most, len(alive))
             return found
@@ -154,6 +154,28 @@ def test_the_mode_of_a_detector_is_given_back_after_an_error() -> None:
     next(stream)
     stream.close()
     assert detector.training
+
+
+def test_two_streams_do_not_change_each_other_nor_the_detector() -> None:
+    """Each batch is seen in evaluation mode, whatever happens in between; each module keeps its own mode."""
+    detector = tiny().train()
+    detector.norm = torch.nn.BatchNorm2d(3)
+    detector.norm.eval()  # frozen by its owner
+    engine = Engine(detector, RECIPE, device="cpu")
+    seen_in: list[bool] = []
+    detector.register_forward_pre_hook(lambda module, _: seen_in.append(module.training))
+    image = np.zeros((64, 64, 3), np.uint8)
+    good = engine.batch([engine.first(image)], [(64, 64)], [0])
+    first, second = engine.run([good, good]), engine.run([good, good])
+    next(first), next(second)
+    assert detector.training
+    list(first)
+    detector.train()
+    detector.norm.eval()
+    list(second)
+    assert seen_in == [False] * 4
+    assert detector.training
+    assert not detector.norm.training
 
 
 def test_an_image_is_prepared_as_by_hand() -> None:

@@ -26,6 +26,7 @@ class Brightest(Detector[Tensor]):
     """Finds one object: the columns that are brighter than 200 anywhere; knows nothing else."""
 
     num_classes, stride = 2, 32
+    in_original_pixels = True
 
     def __init__(self) -> None:
         super().__init__()

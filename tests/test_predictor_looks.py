@@ -36,7 +36,7 @@ class Corner(Detector[Tensor]):
     def loss(self, outputs: Tensor, targets: Targets) -> Losses:
         raise NotImplementedError
 
-    def predict(self, outputs: Tensor, sizes: Tensor, originals: Tensor | None = None) -> Detections:
+    def predict(self, outputs: Tensor, sizes: Tensor) -> Detections:
         count, _, width = outputs.shape
         boxes = torch.zeros(count, 1, 4)
         for i, image in enumerate(outputs):
@@ -206,8 +206,8 @@ class Doubled(Detector[object]):
     def loss(self, outputs: object, targets: Targets) -> Losses:
         raise NotImplementedError
 
-    def predict(self, outputs: object, sizes: Tensor, originals: Tensor | None = None) -> Detections:
-        return self.inner.predict(outputs, sizes, originals)
+    def predict(self, outputs: object, sizes: Tensor) -> Detections:
+        return self.inner.predict(outputs, sizes)
 
     def explain(self, outputs: object, found: Detections, sizes: Tensor) -> tuple[Look, ...]:
         return self.inner.explain(outputs, found, sizes)

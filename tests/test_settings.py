@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import asdict
+from typing import Any, cast
 
 import pytest
 
 from relook.recipe import Flip, Jitter, KeepRatio, Optimizer, Recipe, Resize, Schedule, Selection, Stretch
-from relook.settings import UnknownField, override, restored
+from relook.settings import BadValue, UnknownField, override, restored
 
 RECIPE = Recipe()
 
@@ -68,6 +69,23 @@ def test_text_becomes_the_field_it_is_for(path: str, text: str, value: object) -
         ("augment.flip.probability", "often", "expected float, got 'often'"),
         ("optimizer.no_decay", "weights", "expected one of norms, norm_weights"),
         ("schedule.epoch", "3", "did you mean 'epochs'"),
+        ("optimizer", "adamw", "optimizer: set what is in it: optimizer.kind, optimizer.lr"),
+        ("augment", "resize)+(flip", "cannot be read; write it as"),
+        ("augment", "flip(probability=" + "-" * 5000 + "1)", "cannot be read; write it as"),
+        ("augment", "jitter(strength={[]: 1})", "is no plain value"),
+        ("augment", "flip(probability=7)", "flip.probability: probability=7.0: it must be in 0 .. 1"),
+        ("augment", "jitter(strength=-3)", "it must be from 0 on"),
+        ("batch", "0", "batch: batch=0: it must be at least 1 image"),
+        ("pixels.pad", "0", "pad=0: it must be at least 1"),
+        ("pixels.std", "1,0,1", "each must be more than 0"),
+        ("train_size", "stretch(height=0)", "height=0: it must be at least 1 pixel"),
+        ("train_size.short", "", "short=: give sides of at least 1 pixel"),
+        ("train_size.between", "true", "`between` needs two of them"),
+        ("schedule.epochs", "0", "epochs=0: it must be at least 1"),
+        ("schedule.iterations", "-3", "iterations=-3: it must be at least 1, or none"),
+        ("optimizer.clip", "nan", "clip=nan: it must be more than 0, or none"),
+        ("optimizer.lr", "nan", "lr=nan: it must be a number from 0 on"),
+        ("optimizer.weight_decay", "-1", "it must be from 0 on"),
     ],
 )
 def test_a_text_that_does_not_fit_is_answered_in_one_sentence(path: str, text: str, said: str) -> None:
@@ -75,6 +93,44 @@ def test_a_text_that_does_not_fit_is_answered_in_one_sentence(path: str, text: s
     with pytest.raises(ValueError, match=said) as told:
         override(RECIPE, {path: text})
     assert "\n" not in str(told.value)
+
+
+def test_a_choice_within_one_record_is_a_plain_setting() -> None:
+    """An optimizer has a kind, but is the same record for each of them; a comma at the end does no harm."""
+    assert override(RECIPE, {"optimizer.kind": "adamw"}).optimizer.kind == "adamw"
+    assert override(RECIPE, {"augment": "resize, flip,"}) == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("test_size", None),
+        ("test_size", []),
+        ("test_size", {"short": [128]}),
+        ("test_size", {"kind": "keep_ratio", "short": 128}),
+        ("test_size", {"kind": "keep_ratio", "short": "128"}),
+        ("test_size", {"kind": "keep_ratio", "short": ["a"]}),
+        ("test_size", {"kind": "keep_ratio", "short": [128], "long": None}),
+        ("pixels", None),
+        ("pixels", {"mean": [1]}),
+        ("pixels", {"mean": ["a", "b", "c"]}),
+        ("pixels", {"order": "zzz"}),
+        ("pixels", {"pad": 1.5}),
+        ("pixels", {"pad": 0}),
+        ("augment", "x"),
+        ("augment", [1]),
+        ("schedule", {"drops": 3}),
+        ("batch", True),
+        ("batch", {"kind": "none"}),
+        ("sync_bn", 1),
+    ],
+)
+def test_stored_values_that_cannot_be_are_named(field: str, value: object) -> None:
+    """A file that was changed by hand is told so by field, and is no case for an upgrade."""
+    with pytest.raises(BadValue, match=rf"its Recipe\.{field}|its Pixels|its KeepRatio|its Schedule"):
+        restored(Recipe, {field: value})
+    with pytest.raises(BadValue, match="its Recipe is 'x'"):
+        restored(Recipe, cast("Any", "x"))
 
 
 def test_values_of_python_are_taken_as_they_are() -> None:
@@ -101,5 +157,5 @@ def test_what_a_newer_version_wrote_is_not_half_understood() -> None:
     plain = json.loads(json.dumps(asdict(RECIPE)))
     with pytest.raises(UnknownField, match="its Recipe has 'mixup'"):
         restored(Recipe, {**plain, "mixup": 1})
-    with pytest.raises(UnknownField, match="it has a 'mosaic'"):
+    with pytest.raises(UnknownField, match=r"its Recipe\.augment is a 'mosaic'"):
         restored(Recipe, {**plain, "augment": [{"kind": "mosaic"}]})

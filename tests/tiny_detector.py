@@ -71,7 +71,7 @@ class TinyDetector(Detector[TinyOutputs]):
             "box": torch.where(near, error, 0).sum() / count,
         }
 
-    def predict(self, outputs: TinyOutputs, sizes: Tensor, originals: Tensor | None = None) -> Detections:
+    def predict(self, outputs: TinyOutputs, sizes: Tensor) -> Detections:
         scores, labels = outputs.logits.sigmoid().max(-1)
         best, index = scores.topk(min(10, scores.shape[1]))
         return Detections(

@@ -94,8 +94,8 @@ def load(
         weights: a weights file or published checkpoint of that model.
         settings: dotted changes that keep the shapes of the weights: {"detector.score": "0.3"}.
         device: "auto" takes a GPU where there is one.
-        batch: images a step. Those of one shape give the same results as alone; others are padded to a
-            common size, which the network sees: scores then move, by hundredths on small images.
+        batch: images a step. Those of one shape give the same results as alone, to rounding; others are
+            padded to a common size, which the network sees: scores then move, by hundredths on small images.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         views: look at each image several times, at sizes of their own: "flip", "scales", "600,800+flip";
             see `relook.views.parse`.

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -110,8 +110,8 @@ def evaluate(  # noqa: PLR0913 - what, on what and how: all by keyword but three
         started = time.monotonic()
         total = -(-len(source.samples) // world)
         batches = _batches(engine, source, unread, batch=batch, workers=workers)
-        batches = _bar(batches, total, show=progress and rank == 0)
-        mine = Rows.join([Rows.of(seen.key, seen.objects) for seen in engine.run(batches)])
+        with closing(_bar(batches, total, show=progress and rank == 0)) as shown:
+            mine = Rows.join([metric.keep(seen.key, seen.objects) for seen in engine.run(shown)])
         everyone = _gather((mine, tuple(unread.values())))
         seconds = time.monotonic() - started
         report, rows, broken = None, Rows.join([]), ()
@@ -160,7 +160,7 @@ def _batches(
         )
 
 
-def _bar(batches: Iterator[Ready], total: int, *, show: bool) -> Iterator[Ready]:
+def _bar(batches: Iterator[Ready], total: int, *, show: bool) -> Generator[Ready]:
     """Passes the batches on and draws how far they are."""
     console = Console(stderr=True)
     if not (show and console.is_terminal):

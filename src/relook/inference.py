@@ -5,9 +5,9 @@ original image, as soon as they are made. Further views of an image are made fro
 network comes to them, so that each file is decoded once and no more than two views of a batch are in memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,13 +54,12 @@ class Engine:
         for seen in engine.run(batches): ...
 
     Args:
-        detector: is moved to the device; while `run` goes on it is in evaluation mode.
+        detector: is moved to the device. Each batch sees it in evaluation mode, and leaves it as it was.
         recipe: how images are resized and normalised (`test_size`, `pixels`).
         device: "auto" takes a GPU where there is one.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         views: looks at each image several times, at sizes of their own, and merges what is found; None: once,
             at the recipe's size.
-        looks: also ask what the detector saw on the way; without it nothing of that is computed.
     """
 
     def __init__(
@@ -71,11 +70,10 @@ class Engine:
         device: torch.device | str = "auto",
         precision: Precision = "32",
         views: Views | None = None,
-        looks: bool = False,
     ) -> None:
         self.device = best_device() if device == "auto" else torch.device(device)
         self.detector = detector.to(self.device)
-        self.recipe, self.precision, self.looks = recipe, precision, looks
+        self.recipe, self.precision = recipe, precision
         self.views = recipe_view(recipe.test_size) if views is None else views
 
     def first(self, image: NDArray[np.uint8]) -> Prepared:
@@ -107,21 +105,23 @@ class Engine:
             files=tuple(files),
         )
 
-    def run(self, batches: Iterable[Ready]) -> Iterator[Seen]:
-        """What is found in each image, in the order given."""
+    def run(self, batches: Iterable[Ready], *, looks: bool = False) -> Iterator[Seen]:
+        """What is found in each image, in the order given.
+
+        Args:
+            batches: asked for one after the other, each when the results of the one before have been taken.
+            looks: also ask what the detector saw on the way; without it nothing of that is computed.
+        """
         threads = ThreadPoolExecutor(4, thread_name_prefix="relook-view") if len(self.views) > 1 else None
-        training = self.detector.training
-        self.detector.eval()
-        try:
-            with threads or nullcontext():
-                for batch in batches:
-                    yield from self._see(batch, threads)
-        finally:
-            self.detector.train(training)
+        with threads or nullcontext():
+            for batch in batches:
+                with _evaluating(self.detector):  # not across the yield: the caller may train in between
+                    seen = self._see(batch, threads, explained=looks)
+                yield from seen
 
     # -- one batch ------------------------------------------------------------------------------------------
 
-    def _see(self, batch: Ready, threads: ThreadPoolExecutor | None) -> list[Seen]:
+    def _see(self, batch: Ready, threads: ThreadPoolExecutor | None, *, explained: bool) -> list[Seen]:
         """All views of a batch; the next one is made while the network looks at this one."""
         views = self.views.views
         found: list[list[ImageDetections]] = [[] for _ in batch.keys]
@@ -134,7 +134,7 @@ class Engine:
                 for file in batch.files
                 if threads is not None
             ]
-            for i, (one, look) in enumerate(self._look(now, batch.originals, view)):
+            for i, (one, look) in enumerate(self._look(now, batch.originals, view, explained=explained)):
                 found[i].append(one)
                 looks[i].append(look)
             if coming:
@@ -146,15 +146,16 @@ class Engine:
         ]
 
     def _look(
-        self, now: "_Stacked", originals: Tensor, view: View
+        self, now: "_Stacked", originals: Tensor, view: View, *, explained: bool
     ) -> list[tuple[ImageDetections, tuple[ImageLook, ...]]]:
         """One view of a batch: what the network found in each image, and what it saw."""
         images, sizes = (x.to(self.device, non_blocking=True) for x in (now.images, now.sizes))
         # not inference_mode: what a detector keeps for later, such as its grid, must stay fit for training
         with torch.no_grad(), self._arithmetic():
             outputs = self.detector(images)
-            found = self.detector.predict(outputs, sizes, originals.to(self.device))
-            looks = self.detector.explain(outputs, found, sizes) if self.looks else ()
+            files = (originals.to(self.device),) if self.detector.in_original_pixels else ()
+            found = self.detector.predict(outputs, sizes, *files)
+            looks = self.detector.explain(outputs, found, sizes) if explained else ()
         host = _on_host(found)
         places = [
             Placement(width=int(size[1]), scale=(float(scale[0]), float(scale[1])), mirrored=view.mirrored)
@@ -196,13 +197,25 @@ class _Stacked:
     scales: Tensor  # [B, 2] x, y
 
 
+@contextmanager
+def _evaluating(detector: Detector[Any]) -> Generator[None]:
+    """Evaluation mode; afterwards each module is in the mode it had, so that what was frozen stays so."""
+    modes = [(module, module.training) for module in detector.modules()]
+    detector.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def best_device() -> torch.device:
     """The first CUDA device, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _on_host(found: Detections) -> Detections:
-    """Off the device; `origin` and `truncated` too."""
+    """Off the device. `truncated` is of graphs alone, and stays behind."""
     masks, origin = (None if x is None else x.cpu() for x in (found.masks, found.origin))
     return Detections(
         boxes=found.boxes.cpu(),

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Predictor:
         recipe: how images are resized and normalised (`test_size`, `pixels`).
         classes: the name of each label.
         device: "auto" takes a GPU where there is one.
-        batch: images a step. Those of one shape give the same results as alone; others are padded to a
-            common size, which the network sees: scores then move, by hundredths on small images.
+        batch: images a step. Those of one shape give the same results as alone, to rounding; others are
+            padded to a common size, which the network sees: scores then move, by hundredths on small images.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         views: looks at each image several times, at sizes of their own, and merges what is found.
 
@@ -63,11 +63,8 @@ class Predictor:
         if batch < 1:
             raise ValueError(f"batch={batch} is too small; batch must be at least 1")
         detector.eval()
-        self._plain, self._explaining = (
-            Engine(detector, recipe, device=device, precision=precision, views=views, looks=looks)
-            for looks in (False, True)
-        )
-        self.detector, self.device, self.views = detector, self._plain.device, self._plain.views
+        self._engine = Engine(detector, recipe, device=device, precision=precision, views=views)
+        self.detector, self.device, self.views = detector, self._engine.device, self._engine.views
         self.recipe = recipe
         self.classes = tuple(classes)
         self.batch = batch
@@ -84,8 +81,7 @@ class Predictor:
             FileNotFoundError: when a folder or pattern holds no image, or a path is not there.
         """
         source = pictures(images)
-        engine = self._explaining if looks else self._plain
-        return ResultStream(lambda stream: self._run(source, stream, engine))
+        return ResultStream(lambda stream: self._run(source, stream, looks=looks))
 
     def one(self, image: Picture, *, looks: bool = False) -> Result:
         """What is found in one image.
@@ -99,14 +95,13 @@ class Predictor:
             raise BrokenImage(stream.broken[0].why)
         return result
 
-    def _run(self, source: Iterator[Picture], stream: ResultStream, engine: Engine) -> Iterator[Result]:
-        given: dict[int, _Decoded] = {}  # images whose results have not come yet
-        batches = self._batches(source, stream, engine, given)
-        with closing(batches):
-            for seen in engine.run(batches):
-                yield self._result(given.pop(seen.key), seen, looks=engine.looks)
+    def _run(self, source: Iterator[Picture], stream: ResultStream, *, looks: bool) -> Iterator[Result]:
+        given: dict[int, _Given] = {}  # images whose results have not come yet
+        with closing(self._batches(source, stream, given)) as batches:
+            for seen in self._engine.run(batches, looks=looks):
+                yield self._result(given.pop(seen.key), seen, looks=looks)
 
-    def _result(self, one: "_Decoded", seen: Seen, *, looks: bool) -> Result:
+    def _result(self, one: "_Given", seen: Seen, *, looks: bool) -> Result:
         return Result(
             name=one.name,
             path=Path(one.picture) if isinstance(one.picture, (str, Path)) else None,
@@ -119,36 +114,44 @@ class Predictor:
         )
 
     def _batches(
-        self, source: Iterator[Picture], stream: ResultStream, engine: Engine, given: dict[int, "_Decoded"]
+        self, source: Iterator[Picture], stream: ResultStream, given: dict[int, "_Given"]
     ) -> Generator[Ready]:
-        """Images that can be read, as many at a time as a step takes."""
-        number = 0
+        """Images that can be read, as many at a time as a step takes; `given` notes who they are."""
         ready: list[_Decoded] = []
         with (
             ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="relook-read") as pool,
-            closing(self._read(source, pool, engine)) as read,
+            closing(self._read(source, pool)) as read,
         ):
             for waiting in read:
                 try:
                     ready.append(waiting.decoded.result())
                 except BrokenImage as error:
-                    stream.skip(waiting.name, str(error))
+                    stream.skip(waiting.given.name, str(error))
+                    continue
+                given[waiting.given.key] = replace(waiting.given, size=ready[-1].size)
                 if len(ready) == self.batch:
-                    yield _batched(engine, ready, number, given)
-                    number, ready = number + len(ready), []
+                    yield self._batched(ready)
+                    ready = []
             if ready:
-                yield _batched(engine, ready, number, given)
+                yield self._batched(ready)
 
-    def _read(
-        self, source: Iterator[Picture], pool: ThreadPoolExecutor, engine: Engine
-    ) -> Generator["_Waiting"]:
+    def _batched(self, ready: Sequence["_Decoded"]) -> Ready:
+        return self._engine.batch(
+            [one.first for one in ready],
+            [one.size for one in ready],
+            [one.key for one in ready],
+            [one.image for one in ready if one.image is not None],
+        )
+
+    def _read(self, source: Iterator[Picture], pool: ThreadPoolExecutor) -> Generator["_Waiting"]:
         """Decodes in threads, a few images ahead; no more than those are in memory."""
         ahead = max(4, 2 * self.batch)
         queue: deque[_Waiting] = deque()
         try:
             for number, picture in enumerate(source, start=1):
                 name = str(picture) if isinstance(picture, (str, Path)) else f"image {number}"
-                queue.append(_Waiting(name, pool.submit(_decode, picture, name, engine)))
+                one = _Given(number, picture, name)
+                queue.append(_Waiting(one, pool.submit(self._decode, one)))
                 if len(queue) > ahead:
                     yield queue.popleft()
             while queue:
@@ -157,42 +160,34 @@ class Predictor:
             for waiting in queue:
                 waiting.decoded.cancel()
 
+    def _decode(self, one: "_Given") -> "_Decoded":
+        image = pixels(one.picture, one.name)
+        several = len(self.views) > 1
+        size = (image.shape[0], image.shape[1])
+        return _Decoded(one.key, size, self._engine.first(image), image if several else None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """An image as it was given."""
+
+    key: int
+    picture: Picture
+    name: str
+    size: tuple[int, int] = (0, 0)  # height, width; known when it is decoded
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Decoded:
     """An image in memory."""
 
-    picture: Picture
-    name: str
+    key: int
     size: tuple[int, int]  # height, width
-    first: Prepared | None  # for the first view, until it is in a batch
-    image: NDArray[np.uint8] | None  # [H, W, 3], until it is in a batch
+    first: Prepared  # for the first view
+    image: NDArray[np.uint8] | None  # [H, W, 3], for further views
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    name: str
+    given: _Given
     decoded: Future[_Decoded]
-
-
-def _decode(picture: Picture, name: str, engine: Engine) -> _Decoded:
-    image = pixels(picture, name)
-    several = len(engine.views) > 1
-    return _Decoded(
-        picture, name, (image.shape[0], image.shape[1]), engine.first(image), image if several else None
-    )
-
-
-def _batched(engine: Engine, decoded: Sequence[_Decoded], number: int, given: dict[int, _Decoded]) -> Ready:
-    """The batch; what its results need to know is kept under their keys, without pixels."""
-    keys = range(number, number + len(decoded))
-    given.update(
-        (k, _Decoded(one.picture, one.name, one.size, None, None))
-        for k, one in zip(keys, decoded, strict=True)
-    )
-    return engine.batch(
-        [one.first for one in decoded if one.first is not None],
-        [one.size for one in decoded],
-        keys,
-        [one.image for one in decoded if one.image is not None],
-    )

@@ -5,12 +5,20 @@ A field that can be one of several records tells them apart by `kind`, which is 
 `--set "recipe.augment=jitter(strength=0.3), resize, flip"`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 
+def _need(fits: bool, otherwise: str) -> None:  # noqa: FBT001 (a condition is no option)
+    if not fits:
+        raise ValueError(otherwise)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
+    """Which optimizer, and how far it goes in a step."""
+
     kind: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01  # for `Recipe.batch` images a step; scaled linearly with the batch in use
     momentum: float = 0.9  # sgd only
@@ -20,6 +28,12 @@ class Optimizer:
     ] = ()  # without weight decay
     clip: float | None = None  # of the gradients: the largest L2 norm of all together, or the largest value
     clip_by: Literal["norm", "value"] = "norm"
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.lr < math.inf, f"lr={self.lr}: it must be a number from 0 on")
+        _need(0 <= self.momentum <= 1, f"momentum={self.momentum}: it must be in 0 .. 1")
+        _need(0 <= self.weight_decay < math.inf, f"weight_decay={self.weight_decay}: it must be from 0 on")
+        _need(self.clip is None or self.clip > 0, f"clip={self.clip}: it must be more than 0, or none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,12 @@ class Schedule:
     drops: tuple[int, ...] = (8, 11)  # epochs, or iterations where those are given; scaled with the length
     drop_factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        _need(self.epochs >= 1, f"epochs={self.epochs}: it must be at least 1")
+        counted = self.iterations
+        _need(counted is None or counted >= 1, f"iterations={counted}: it must be at least 1, or none")
+        _need(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps}: it must be from 0 on")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepRatio:
@@ -51,6 +71,13 @@ class KeepRatio:
     long: int = 1333
     antialias: bool = False  # False: OpenCV's bilinear (mmdetection); True: Pillow's (detectron2)
 
+    def __post_init__(self) -> None:
+        short = ", ".join(map(str, self.short))
+        _need(len(self.short) > 0 and min(self.short) >= 1, f"short={short}: give sides of at least 1 pixel")
+        pair = len(self.short) == 2 and self.short[0] <= self.short[1]
+        _need(pair or not self.between, f"short={short}: `between` needs two of them, the smaller one first")
+        _need(self.long >= 1, f"long={self.long}: it must be at least 1 pixel")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
@@ -60,6 +87,10 @@ class Stretch:
     height: int = 512
     width: int = 512
     antialias: bool = False
+
+    def __post_init__(self) -> None:
+        for name, side in (("height", self.height), ("width", self.width)):
+            _need(side >= 1, f"{name}={side}: it must be at least 1 pixel")
 
 
 Size = KeepRatio | Stretch
@@ -73,6 +104,11 @@ class Pixels:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     order: Literal["rgb", "bgr"] = "rgb"
     pad: int = 32  # sides become multiples of this
+
+    def __post_init__(self) -> None:
+        _need(all(map(math.isfinite, self.mean)), f"mean={self.mean}: it must be three numbers")
+        _need(all(0 < one < math.inf for one in self.std), f"std={self.std}: each must be more than 0")
+        _need(self.pad >= 1, f"pad={self.pad}: it must be at least 1")
 
 
 # -- augmentation: steps, in the order in which they happen ----------------------------------------------
@@ -92,6 +128,9 @@ class Flip:
     kind: Literal["flip"] = "flip"
     probability: float = 0.5
 
+    def __post_init__(self) -> None:
+        _need(0 <= self.probability <= 1, f"probability={self.probability}: it must be in 0 .. 1")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jitter:
@@ -99,6 +138,9 @@ class Jitter:
 
     kind: Literal["jitter"] = "jitter"
     strength: float = 0.3
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.strength < math.inf, f"strength={self.strength}: it must be from 0 on")
 
 
 Step = Resize | Flip | Jitter
@@ -114,6 +156,8 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
+    """How a model was trained and is tested."""
+
     batch: int = 16  # images per step over all devices
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -126,3 +170,6 @@ class Recipe:
     metric: str = "coco"  # whose headline number chooses the best weights; see relook.metrics
     sync_bn: bool = False  # batch statistics over all devices
     backbone_weights: str | None = None  # timm's name of the starting weights; None: from scratch
+
+    def __post_init__(self) -> None:
+        _need(self.batch >= 1, f"batch={self.batch}: it must be at least 1 image")

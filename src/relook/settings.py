@@ -17,6 +17,10 @@ class UnknownField(ValueError):  # noqa: N818 (what was met)
     """A field of stored settings that this version does not know."""
 
 
+class BadValue(ValueError):  # noqa: N818 (what was met)
+    """A stored value that its field cannot have."""
+
+
 # -- from text -------------------------------------------------------------------------------------------
 
 
@@ -43,12 +47,18 @@ def _changed(node: T, path: str, rest: list[str], value: object) -> T:
     names = [f.name for f in fields(node)]
     if rest[0] not in names:
         raise ValueError(f"{path}: {type(node).__name__} has no {rest[0]!r}; {_hint(rest[0], names)}")
+    if rest == ["kind"] and _kinds(type(node)):
+        whole = path.removesuffix(".kind")
+        raise ValueError(f"{path}: a record of another kind is written whole: {whole}={value}(...)")
     new = value
     if len(rest) > 1:
         new = _changed(getattr(node, rest[0]), path, rest[1:], value)
     elif isinstance(value, str):
         new = _parse(value, get_type_hints(type(node))[rest[0]], path)
-    return cast("T", replace(cast("Any", node), **{rest[0]: new}))
+    try:
+        return cast("T", replace(cast("Any", node), **{rest[0]: new}))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if len(rest) == 1 else str(error)) from None
 
 
 def _changed_step(steps: tuple[Any, ...], path: str, rest: list[str], value: object) -> tuple[Any, ...]:
@@ -109,6 +119,9 @@ def _parse_plain(text: str, kind: Any, path: str) -> object:
             return kind(text)
         except ValueError:
             raise ValueError(f"{path}: expected {kind.__name__}, got {text!r}") from None
+    if is_dataclass(kind):
+        names = ", ".join(f"{path}.{f.name}" for f in fields(kind))
+        raise ValueError(f"{path}: set what is in it: {names}")
     raise ValueError(f"{path}: {kind} cannot be set from text; write it in Python")
 
 
@@ -116,10 +129,15 @@ def _parse_plain(text: str, kind: Any, path: str) -> object:
 
 
 def _kinds(hint: Any) -> tuple[type[Any], ...]:
-    """The records that a hint allows, when each has a `kind`; else nothing."""
+    """The records that a hint allows, when each has a `kind` of its own; else nothing."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    marked = [is_dataclass(one) and "kind" in {f.name for f in fields(one)} for one in options]
-    return cast("tuple[type[Any], ...]", options) if options and all(marked) else ()
+    return cast("tuple[type[Any], ...]", options) if options and all(map(_marked, options)) else ()
+
+
+def _marked(one: Any) -> bool:
+    if not is_dataclass(one) or "kind" not in {f.name for f in fields(one)}:
+        return False
+    return len(get_args(get_type_hints(one)["kind"])) == 1  # a choice of several is a plain setting
 
 
 def _records(text: str, kinds: tuple[type[Any], ...], path: str) -> list[object]:
@@ -129,11 +147,13 @@ def _records(text: str, kinds: tuple[type[Any], ...], path: str) -> list[object]
         return []
     example = ", ".join(f"{name}(...)" for name in named)
     try:
-        tree = ast.parse(f"({text},)", mode="eval").body
-    except SyntaxError:
-        raise ValueError(f"{path}: {text!r} cannot be read; write it as {example}") from None
-    parts = cast("ast.Tuple", tree).elts
-    return [_record(part, named, path, text) for part in parts]
+        tree = ast.parse(f"({text.strip().removesuffix(',')},)", mode="eval").body
+        parts = tree.elts if isinstance(tree, ast.Tuple) else None
+        if parts is not None:
+            return [_record(part, named, path, text) for part in parts]
+    except (SyntaxError, RecursionError, MemoryError):
+        pass
+    raise ValueError(f"{path}: {text[:80]!r} cannot be read; write it as {example}")
 
 
 def _kind_of(record: type[Any]) -> str:
@@ -147,10 +167,12 @@ def _record(node: ast.expr, named: Mapping[str, type[Any]], path: str, text: str
         raise ValueError(f"{path}: expected {' or '.join(f'{one}(...)' for one in named)}, got {text!r}")
     made: object = named[name.id]()
     for keyword in () if call is None else call.keywords:
+        if keyword.arg is None:
+            raise ValueError(f"{path}: write each setting by its name, as height=512, not {text!r}")
         value = ast.unparse(keyword.value)
         try:
             ast.literal_eval(keyword.value)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ValueError(f"{path}: {keyword.arg}={value} is no plain value") from None
         made = _changed(made, f"{path}.{name.id}.{keyword.arg}", [str(keyword.arg)], value.strip("'\""))
     return made
@@ -170,25 +192,55 @@ def restored(kind: type[T], values: Mapping[str, Any]) -> T:
 
     Raises:
         UnknownField: when the values have a field or a kind that the dataclass does not have.
+        BadValue: when a value cannot be.
     """
+    if not isinstance(cast("object", values), Mapping):
+        raise BadValue(f"its {kind.__name__} is {values!r:.40}")
     known, hints = {f.name for f in fields(cast("Any", kind))}, get_type_hints(kind)
     unknown = [name for name in values if name not in known]
     if unknown:
         raise UnknownField(f"its {kind.__name__} has {unknown[0]!r}, which this relook does not know")
-    return kind(**{name: _value(hints[name], value) for name, value in values.items()})
+    read = {name: _value(hints[name], value, f"{kind.__name__}.{name}") for name, value in values.items()}
+    try:
+        return kind(**read)
+    except ValueError as error:
+        raise BadValue(f"its {kind.__name__} has {error}") from None
 
 
-def _value(hint: Any, value: Any) -> Any:
+def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
-        fitting = cast("Mapping[str, Any]", value)
-        if is_dataclass(hint):
-            return restored(cast("type[Any]", hint), fitting)
-        for option in _kinds(hint):
-            if _kind_of(option) == fitting.get("kind"):
-                return restored(option, fitting)
-        raise UnknownField(f"it has a {fitting.get('kind')!r}, which this relook does not know")
-    if isinstance(value, (list, tuple)):
-        inner = get_args(hint)
-        part = inner[0] if inner else Any
-        return tuple(_value(part, one) for one in cast("list[Any]", value))
-    return value
+        return _restored_record(hint, cast("Mapping[str, Any]", value), where)
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        inner, given = get_args(hint), cast("list[Any]", value)
+        parts = [inner[0]] * len(given) if inner[-1] is Ellipsis else inner
+        if len(parts) == len(given):
+            return tuple(_value(part, one, where) for part, one in zip(parts, given, strict=True))
+    elif _fits(hint, value):
+        return value
+    raise BadValue(f"its {where} is {value!r:.40}")
+
+
+def _restored_record(hint: Any, value: Mapping[str, Any], where: str) -> Any:
+    """A record, or the one of several that `kind` names."""
+    if is_dataclass(hint):
+        return restored(cast("type[Any]", hint), value)
+    for option in _kinds(hint):
+        if _kind_of(option) == value.get("kind"):
+            return restored(option, value)
+    if _kinds(hint) and "kind" in value:
+        raise UnknownField(f"its {where} is a {value['kind']!r}, which this relook does not know")
+    raise BadValue(f"its {where} is {value!r:.40}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a plain value of JSON may stand in a field."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(one, value) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else False

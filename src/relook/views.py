@@ -123,7 +123,8 @@ def parse(text: str, size: Size) -> Views:
     """Views from a preset or a list: "scales", "600,800+flip", "400:96-,800,1800x3000:0-96+flip,nms".
 
     A list has commas between its pieces, which are, in any order:
-        800           the shorter side in pixels; the longer may become what `size` has in proportion
+        800           the shorter side in pixels; the longer may become what `size` has in proportion; where
+                      images are stretched: the height, and the width in proportion
         800x1333      both
         75%           both sides of `size`, smaller
         ...:96-       only boxes that are at least 96 pixels large, as the network sees them; :-96, :32-96

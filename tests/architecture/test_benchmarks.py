@@ -1,5 +1,6 @@
 """`make bench` can run every benchmark and keep its figures."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,10 @@ def test_a_benchmark_keeps_its_figures_when_asked(file: Path):
     assert '"--save"' in text
     assert "_results.save(" in text
     assert f"`{file.name}`" in (file.parents[1] / "docs" / "benchmarks.md").read_text()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_benchmark_uses_names_that_exist(file: Path, monkeypatch: pytest.MonkeyPatch):
+    """All that it takes from relook is there; what it measures is behind `main`, so importing is quick."""
+    monkeypatch.syspath_prepend(str(file.parent))
+    assert callable(importlib.import_module(file.stem).main)

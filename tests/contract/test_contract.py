@@ -20,6 +20,7 @@ from no_waiting import NoWaiting
 from relook.backbones.resnet import ResNetConfig
 from relook.backbones.timm_maps import TimmMapsConfig
 from relook.detector import Detector
+from relook.ops.nms import class_nms, class_pairs, per_class_nms
 from relook.training.step import Step
 from relook.types import Detections, Losses, Targets
 from relook.zoo.catalog import ENTRIES
@@ -294,8 +295,13 @@ def test_a_declared_wait_is_allowed() -> None:
     boxes, scores = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4]]), torch.tensor([0.9, 0.8])
     with NoWaiting({"nms"}):
         assert torch.ops.torchvision.nms(boxes, scores, 0.5).shape == (1,)
+        kept = class_nms(boxes[None], class_pairs(scores[None, :, None]), score=0.1, iou=0.5, keep=5)
+        per_class_nms(boxes[None], scores[None, :, None], score=0.1, iou=0.5, top=5, keep=5)
+    assert kept.count.tolist() == [1]
     with pytest.raises(AssertionError, match="tolist"), NoWaiting({"nms"}):
         scores.tolist()
+    with pytest.raises(AssertionError, match="makes the host wait"), NoWaiting():
+        class_nms(boxes[None], class_pairs(scores[None, :, None]), score=0.1, iou=0.5, keep=5)
 
 
 @each
@@ -344,9 +350,10 @@ class Whole(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         found = self.detector.predict(self.detector(images), sizes)
-        return found.boxes, found.scores, found.labels, found.count
+        assert found.truncated is not None, "a graph that leaves candidates out must say so"
+        return found.boxes, found.scores, found.labels, found.count, found.truncated
 
 
 @pytest.mark.export

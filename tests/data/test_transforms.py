@@ -93,7 +93,7 @@ def test_a_mirrored_box_holds_the_mirrored_pixels() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[10:20, 5:25] = 255
     masks = torch.from_numpy(image[None, :, :, 0] > 0)
-    out = flip(picture(image, np.array([[5.0, 10, 25, 20]]), masks))
+    out = flip(picture(image, np.array([[5.0, 10, 25, 20]]), masks=masks))
     x1, y1, x2, y2 = out.boxes[0].int().tolist()
     assert (out.image[:, y1:y2, x1:x2] == 255).all()
     assert out.image.sum() == image.sum()
@@ -215,7 +215,7 @@ def test_every_step_moves_pixels_boxes_and_masks_together() -> None:
     image = np.zeros((60, 90, 3), np.uint8)
     image[12:36, 18:54] = 255
     masks = torch.from_numpy(image[None, :, :, 0] > 0)
-    start = picture(image, np.array([[18.0, 12, 54, 36]]), masks)
+    start = picture(image, np.array([[18.0, 12, 54, 36]]), np.array([3]), masks)
     steps = (Jitter(strength=0.5), Resize(), Flip())
     for size in (KeepRatio(short=(40, 80, 120)), Stretch(height=120, width=60)):
         for n in range(12):
@@ -225,6 +225,7 @@ def test_every_step_moves_pixels_boxes_and_masks_together() -> None:
             box = torch.zeros(out.size, dtype=torch.bool)
             box[y1:y2, x1:x2] = True
             assert torch.equal(out.masks[0], box), (size, n)
+            assert out.labels.tolist() == [3]
             assert (out.image[0, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] > 60).all()
             assert out.image[0][~box].float().mean() < 12
 

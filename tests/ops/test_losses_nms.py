@@ -66,6 +66,16 @@ def test_nms_is_exact_however_many_candidates_there_are() -> None:
     assert kept.row[0].tolist() == [0, *range(3 * FIRST, 3 * FIRST + 19)]
 
 
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (2, 5, 0)])
+def test_nms_without_images_boxes_or_classes(shape: tuple[int, int, int]) -> None:
+    """Nothing in, nothing out, for each image."""
+    images, boxes, _ = shape
+    kept = class_nms(
+        torch.zeros(images, boxes, 4), class_pairs(torch.zeros(shape)), score=0.1, iou=0.5, keep=3
+    )
+    assert kept.count.tolist() == [0] * images
+
+
 def test_nms_of_nothing() -> None:
     """No pair above the threshold: no detection, and the shape stays."""
     kept = class_nms(torch.rand(2, 5, 4), class_pairs(torch.zeros(2, 5, 3)), score=0.05, iou=0.5, keep=4)

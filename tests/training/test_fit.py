@@ -409,6 +409,27 @@ def test_a_schedule_that_counts_iterations_ends_within_an_epoch(tmp_path: Path) 
     assert shorter.steps == 3
 
 
+@pytest.mark.parametrize("steps", [6, 7, 9])
+def test_a_schedule_that_counts_iterations_is_resumed_where_it_stopped(tmp_path: Path, steps: int) -> None:
+    """As after a run without a break; a finished run does nothing."""
+    schedule = Schedule(iterations=steps, drops=(5,), warmup_steps=0, warmup_reach=1)
+    recipe = replace(RECIPE, schedule=schedule)
+
+    def sitting(folder: Path, **changes: Any) -> int:
+        settings = TrainSettings(out=folder, workers=0, progress=False, tensorboard=False, **changes)
+        return fit(tiny(), recipe, tiny_data(), tiny_data(6, "val"), settings, DESCRIBE).steps
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert sitting(whole) == steps
+    assert sitting(broken, stop_after=1) == 3
+    assert sitting(broken, resume=broken) == steps
+    theirs, mine = (load_file(folder / "last.safetensors") for folder in (whole, broken))
+    assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+    assert sitting(broken, resume=broken) == steps
+    validated = [(row["epoch"], row["step"]) for row in rows(broken) if row["kind"] == "validation"]
+    assert validated == sorted(set(validated))
+
+
 @pytest.mark.parametrize(("by", "largest"), [("norm", 1e-4), ("value", 1e-4)])
 def test_gradients_are_clipped_as_the_recipe_says(tmp_path: Path, by: Any, largest: float) -> None:
     """By their norm together, or each by its value: what reaches the optimiser keeps within it."""

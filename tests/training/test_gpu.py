@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from relook.train_settings import TrainSettings
 from relook.training.fit import fit
-from relook.training.log.loss_monitor import NonFiniteLoss
+from relook.training.records.loss_monitor import NonFiniteLoss
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 DEVICES = "gpu:1"

@@ -79,6 +79,28 @@ def test_a_recipe_of_a_newer_relook_is_not_half_understood(tmp_path: Path):
         open_weights(path)
 
 
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ({"recipe": {"pixels": {"pad": 0}}}, r"its Pixels has pad=0.*, which cannot be"),
+        ({"recipe": {"test_size": None}}, r"its Recipe\.test_size is None, which cannot be"),
+        ({"recipe": "x"}, "its description cannot be read"),
+        ({"format": "two"}, "its description cannot be read"),
+    ],
+)
+def test_a_description_that_cannot_be_names_file_and_field(
+    tmp_path: Path, description: dict[str, object], said: str
+):
+    model = by_name("reppoints_nano")
+    written = json.loads(model.describe().metadata()["relook"])
+    path = tmp_path / "odd.safetensors"
+    save_file(
+        model.entry.detector.build().state_dict(), path, {"relook": json.dumps({**written, **description})}
+    )
+    with pytest.raises(CheckpointError, match=rf"odd\.safetensors: {said}"):
+        open_weights(path)
+
+
 def test_every_recipe_of_the_catalog_survives_the_description():
     """Tuples, nested records and None come back as they were, for all entries."""
     for entry in ENTRIES.values():

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from relook.backbones.resnet import ResNetConfig
 from relook.detectors.reppoints import RepPointsConfig
+from relook.weights import shapes as table
 from relook.weights.identify import identify
 from relook.weights.loading import load_published
 from relook.weights.reading.checkpoint import (
@@ -384,6 +385,36 @@ def test_a_foreign_file_is_nearest_to_something_and_exactly_nothing():
     assert "1 missing (head.init_out.bias)" in words
     assert "1 unexpected (bbox_head.extra.weight)" in words
     assert "neck.extra.0.0.weight: file [128, 64, 3, 3], detector [128, 320, 3, 3]" in words
+
+
+def test_recognising_a_file_builds_no_model(monkeypatch: pytest.MonkeyPatch):
+    """The table of names and shapes holds every model with its settings of today."""
+
+    def refuse(config: object) -> None:
+        raise AssertionError(
+            f"{config} was built; python -m relook.weights.shapes brings the table up to date"
+        )
+
+    monkeypatch.setattr(table, "built", refuse)
+    assert identify(claims(Path("a.pth"), published(SMALL))).exact
+    foreign = identify(claims(Path("a.pth"), {"layer.weight": torch.empty(3, device="meta")}))
+    assert not foreign.exact
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("reppoints_nano", "reppoints_v2_nano") else pytest.mark.slow)
+        for name in ENTRIES
+    ],
+)
+def test_the_table_of_shapes_is_what_building_gives(name: str):
+    """For the published number of classes and for another one."""
+    entry = find(name)
+    kept, made = table.wiring(entry), table.built(entry.detector)
+    assert kept is not made
+    assert dict(kept.shapes) == dict(made.shapes)
+    assert kept.at(7) == made.at(7)
 
 
 # -- loading ---------------------------------------------------------------------------------------

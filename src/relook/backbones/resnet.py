@@ -16,6 +16,8 @@ from relook.ops.deform_conv import deform_conv2d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResNetConfig:
+    """Settings of a ResNet from timm."""
+
     name: str = "resnet50"  # timm's name of the architecture: resnet101, resnext101_64x4d, resnet10t ...
     maps: tuple[int, ...] = (2, 3, 4)  # stages whose output is returned; stage i has stride 2 ** (i + 1)
     frozen: int = 2  # parts without training: 1 the stem, 2 also stage 1, 3 also stage 2 ...; 0 none
@@ -54,6 +56,7 @@ class ResNet(nn.Module):
             part.requires_grad_(requires_grad=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] -> maps [B, C, h, w], finest first."""
         return self.body(images)
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)

@@ -36,6 +36,8 @@ MOBILENET_RULES: Rules = (  # tonylins/pytorch-mobilenet-v2 -> timm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimmMapsConfig:
+    """Settings of any convolutional network of timm."""
+
     name: str  # timm's name of the architecture: mobilenetv2_100, regnetx_002 ...
     strides: tuple[int, ...] = (8, 16, 32)  # of the maps that are returned
 
@@ -73,4 +75,5 @@ class TimmMaps(nn.Module):
         self.body = cast("nn.Module", body)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] -> maps [B, C, h, w], finest first."""
         return self.body(images)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -172,7 +173,7 @@ def _metavar(name: str, kind: Any) -> str:
 def _refuse_unknown(verb: Verb, given: Sequence[str]) -> None:
     """Options and keys of a YAML file that the verb does not have."""
     known = [_flag(verb, f.name) for f in fields(verb.options)] + ["--config"]
-    for word in given:
+    for word in takewhile(lambda word: word != "--", given):
         name = word.partition("=")[0]
         if name.startswith("--") and len(name) > 2 and name not in known:
             raise Wrong(_nearest(name, known))

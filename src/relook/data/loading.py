@@ -248,8 +248,7 @@ class _Broken:
 class _Loaded:
     """One image of a batch, before normalisation."""
 
-    picture: Picture  # with the boxes that are learnt
-    labels: Tensor  # [n] int64
+    picture: Picture  # with the objects that are learnt
     original: tuple[int, int]  # (height, width) of the file
     file: Tensor | None  # [H, W, 3] uint8, as decoded
     sample: Sample
@@ -307,8 +306,7 @@ class _Images(Dataset[_Tried]):
         file = sample.image()
         learnt = trained_boxes(sample)
         return _Loaded(
-            picture=self.change(picture(file, sample.boxes[learnt]), sample, pick),
-            labels=torch.from_numpy(sample.labels[learnt]),
+            picture=self.change(picture(file, sample.boxes[learnt], sample.labels[learnt]), sample, pick),
             original=(file.shape[0], file.shape[1]),
             file=torch.from_numpy(np.require(file, requirements=["C", "W"])) if self.files else None,
             sample=sample,
@@ -379,7 +377,7 @@ def _batch(loaded: Sequence[_Loaded], pixels: Pixels, stride: int) -> Batch:
     scales = torch.tensor(sizes, dtype=torch.float64) / originals
     targets = Targets.pad(
         boxes=[one.picture.boxes for one in loaded],
-        labels=[one.labels for one in loaded],
+        labels=[one.picture.labels for one in loaded],
         sizes=sizes,
     )
     return Batch(

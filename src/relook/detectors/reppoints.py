@@ -88,6 +88,8 @@ class RepPointsConfig:
 
 @record
 class RepPointsOutputs:
+    """What the network says at all P grid points of a batch."""
+
     grid: L.Grid
     logits: Tensor  # [B, P, C]
     init: Tensor  # [B, P, 9, 2] x, y offsets from the grid point, in strides
@@ -95,6 +97,8 @@ class RepPointsOutputs:
 
 
 class RepPoints(Detector[RepPointsOutputs]):
+    """RepPoints V1 as a whole: backbone, pyramid, head."""
+
     def __init__(self, config: RepPointsConfig) -> None:
         super().__init__()
         self.config, self.num_classes = config, config.num_classes
@@ -191,12 +195,7 @@ class RepPoints(Detector[RepPointsOutputs]):
     # -- prediction ----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(
-        self,
-        outputs: RepPointsOutputs,
-        sizes: Tensor,
-        originals: Tensor | None = None,  # noqa: ARG002
-    ) -> Detections:
+    def predict(self, outputs: RepPointsOutputs, sizes: Tensor) -> Detections:
         """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes."""
         cfg, grid = self.config, outputs.grid
         scores = to_float32(outputs.logits).sigmoid()

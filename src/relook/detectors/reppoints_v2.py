@@ -82,6 +82,8 @@ class RepPointsV2Config:
 
 @record
 class RepPointsV2Outputs:
+    """What the network says at all P grid points of a batch."""
+
     grid: L.Grid
     logits: Tensor  # [B, P, C]
     init: Tensor  # [B, P, 9, 2] x, y offsets from the grid point, in strides; the first two are the corners
@@ -92,6 +94,8 @@ class RepPointsV2Outputs:
 
 
 class RepPointsV2(Detector[RepPointsV2Outputs]):
+    """RepPoints V2 as a whole: backbone, pyramid, head."""
+
     def __init__(self, config: RepPointsV2Config) -> None:
         super().__init__()
         self.config, self.num_classes = config, config.num_classes
@@ -173,12 +177,7 @@ class RepPointsV2(Detector[RepPointsV2Outputs]):
     # -- 4.3 prediction ------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(
-        self,
-        outputs: RepPointsV2Outputs,
-        sizes: Tensor,
-        originals: Tensor | None = None,  # noqa: ARG002
-    ) -> Detections:
+    def predict(self, outputs: RepPointsV2Outputs, sizes: Tensor) -> Detections:
         """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes."""
         cfg, grid = self.config, outputs.grid
         scores = to_float32(outputs.logits).sigmoid()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from relook.data.sample import Sample, Source
 from relook.metrics.metric import MISSING, Report, Rows
+from relook.types import ImageDetections
 
 Backend = Literal["hotcoco", "pycocotools"]
 
@@ -43,6 +44,10 @@ class CocoBoxes:
     backend: Backend = "hotcoco"
     name: ClassVar[str] = "coco"
     headline: ClassVar[str] = "AP"
+
+    def keep(self, image: int, found: ImageDetections) -> Rows:
+        """Its boxes, scores and labels."""
+        return Rows.of(image, found)
 
     def report(self, source: Source, rows: Rows) -> Report:
         """The 12 numbers, AP and AP50 of each class."""

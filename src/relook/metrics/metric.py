@@ -107,6 +107,10 @@ class Metric(Protocol):
     name: ClassVar[str]  # what a recipe calls it
     headline: ClassVar[str]  # which of its numbers chooses the best weights
 
+    def keep(self, image: int, found: ImageDetections) -> Rows:
+        """What is needed of the image with that id once it is done; nothing else of it stays in memory."""
+        ...
+
     def report(self, source: Source, rows: Rows) -> Report:
         """Every image of `source` counts, those without any box too."""
         ...

@@ -1,7 +1,7 @@
 """Deformable convolution (v1, and v2 with a mask): exactly torchvision's, on the fastest way the device has.
 
-Three paths give the same numbers: `fast` on a CPU (`deform_conv_cpu.py`), torchvision's own kernel on CUDA
-and in exported graphs, and `portable`, made of operators every device and every exporter knows.
+Three paths give the same numbers: `fast` on a CPU (`kernels/deform_conv_cpu.py`), torchvision's kernel on
+CUDA and in exported graphs, and `portable`, made of operators every device and every exporter knows.
 """
 
 from contextlib import nullcontext

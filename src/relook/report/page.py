@@ -129,7 +129,7 @@ _PAINTS: Final = ("var(--one)", "var(--two)", "var(--three)", "var(--four)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Tick:
     """A number beside an axis."""
 
     at: float
@@ -154,8 +154,8 @@ class Chart:
     title: str
     label: str  # for those who cannot see it
     x: str
-    rules: tuple[Mark, ...]
-    ticks: tuple[Mark, ...]
+    rules: tuple[Tick, ...]
+    ticks: tuple[Tick, ...]
     lines: tuple[ChartLine, ...]
     width: int = _W
     height: int = _H
@@ -190,8 +190,8 @@ def chart(curve: Curve) -> Chart:
         title=curve.title,
         label=f"{curve.title}: {last}",
         x=curve.x,
-        rules=tuple(Mark(at=place(x0, y)[1], text=f"{y:g}") for y in y_ticks),
-        ticks=tuple(Mark(at=place(x, y0)[0], text=f"{x:g}") for x in x_ticks if x0 <= x <= x1),
+        rules=tuple(Tick(at=place(x0, y)[1], text=f"{y:g}") for y in y_ticks),
+        ticks=tuple(Tick(at=place(x, y0)[0], text=f"{x:g}") for x in x_ticks if x0 <= x <= x1),
         lines=tuple(
             ChartLine(
                 name=name,

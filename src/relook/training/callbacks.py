@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from relook.detector import Detector
 from relook.metrics.metric import Report
-from relook.training.checkpoint import write_safetensors
 from relook.training.lightning import Training
-from relook.training.log.metrics_log import MetricsLog
+from relook.training.records.checkpoint import write_safetensors
+from relook.training.records.metrics_log import MetricsLog
 
 log = logging.getLogger("relook.training")
 
@@ -119,10 +119,14 @@ class ValidateAndSave(Checkpoint):
             self._validate_now(trainer, self.validate, *self.pending_validation)
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer)
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx + 1 == trainer.num_training_batches:
+        if batch_idx + 1 == trainer.num_training_batches or self._end(trainer):
             return  # the end of the epoch saves
         if (batch_idx + 1) % self.settings.accumulate:
             return  # gradients are not saved
@@ -131,6 +135,18 @@ class ValidateAndSave(Checkpoint):
             trainer.save_checkpoint(self.folder / "last.ckpt")
         if stop:
             raise Stopped(f"stopped after step {trainer.global_step}, in epoch {trainer.current_epoch + 1}")
+
+    def _end(self, trainer: Trainer) -> bool:
+        """Whether the schedule ends here, within an epoch.
+
+        Lightning's own `max_steps` is not asked: with it a run that stopped at the end of an epoch is resumed
+        as if a batch of that epoch were still missing.
+        """
+        last = self.module.last_step
+        if last is None or trainer.global_step < last:
+            return False
+        trainer.should_stop = True
+        return True
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,9 +4,9 @@ The order of a step, and who does what; a test records it. The backward pass and
 
     seed        lightning.Training.on_train_batch_start
     forward     step.Step.forward, the detector's `forward` and `loss`
-    note        log.loss_monitor.LossMonitor.note, the loss terms start on their way to the host
+    note        records.loss_monitor.LossMonitor.note, the loss terms start on their way to the host
     backward
-    finite?     log.loss_monitor.LossMonitor.check, raises before the weights are touched
+    finite?     records.loss_monitor.LossMonitor.check, raises before the weights are touched
     clip        lightning.Training.configure_gradient_clipping
     step        optim.optimizer's, then optim.scheduler's
     log         reporter.Reporter.on_train_batch_end
@@ -40,13 +40,15 @@ from relook.detector import Detector
 from relook.evaluation import evaluate
 from relook.files import whole_file
 from relook.metrics.metric import Report
+from relook.metrics.named import metric_named
 from relook.recipe import Recipe
 from relook.train_settings import TrainSettings, resume_file
 from relook.training.callbacks import Ema, Stopped, ValidateAndSave
-from relook.training.checkpoint import WholeCheckpoints
 from relook.training.lightning import Training, machines
-from relook.training.log.metrics_log import MetricsLog, log_to_run
+from relook.training.records.checkpoint import WholeCheckpoints
+from relook.training.records.metrics_log import MetricsLog, log_to_run
 from relook.training.reporter import Reporter
+from relook.views import recipe_view
 
 log = logging.getLogger("relook.training")
 
@@ -71,7 +73,7 @@ class TrainResult:
     folder: Path
     last: Path  # weights at the end
     best: Path | None  # weights with the best AP; None without validation
-    best_ap: float | None
+    best_ap: float | None  # the metric's headline number, AP for COCO
     best_epoch: int  # counted from 1; 0 without validation
     report: Report | None  # of the last validation in this sitting
     epochs: int  # done, earlier sittings included
@@ -98,7 +100,7 @@ def fit(
         train: what is learnt.
         val: what is validated on at the end of epochs; None trains without.
         settings: how it is carried out.
-        describe: metadata of the weights files (who they are), as in `zoo.weights`.
+        describe: metadata of the weights files (who they are), as `relook.weights` writes it.
 
     Raises:
         FileExistsError: when the folder holds another run.
@@ -107,6 +109,8 @@ def fit(
         ValueError: when detector and data do not fit, or a setting cannot be.
     """
     _check(detector, train, val)
+    headline = metric_named(recipe.metric).headline  # a wrong name is no business of the first validation
+    recipe_view(recipe.test_size)
     if val is None and settings.early_stop is not None:
         raise ValueError(f"early_stop={settings.early_stop} needs validation images, and there are none")
     where = machines(settings)
@@ -138,7 +142,7 @@ def fit(
             detector.load_state_dict(ema.average.state_dict())
         if module.broken:
             log.warning("%d training images are broken and were left out, see above", len(module.broken))
-        log.info("%s; weights and metrics are in %s", _ending(saver), folder)
+        log.info("%s; weights and metrics are in %s", _ending(saver, trainer.current_epoch, headline), folder)
     return TrainResult(
         folder=folder,
         last=folder / "last.safetensors",
@@ -168,7 +172,6 @@ def _trainer(module: Training, callbacks: list[Callback]) -> Trainer:
         sync_batchnorm=module.recipe.sync_bn and not alone and where.accelerator == "gpu",
         precision=precision[settings.precision],
         max_epochs=min(module.epochs, settings.stop_after or module.epochs),
-        max_steps=_steps(module),
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=module.recipe.optimizer.clip,
         gradient_clip_algorithm=module.recipe.optimizer.clip_by,
@@ -181,12 +184,6 @@ def _trainer(module: Training, callbacks: list[Callback]) -> Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-
-
-def _steps(module: Training) -> int:
-    """Where a schedule that counts iterations ends; -1 for one that counts epochs."""
-    counted = module.recipe.schedule.iterations
-    return -1 if counted is None or module.settings.epochs is not None else counted
 
 
 def _run(trainer: Trainer, module: Training, settings: TrainSettings) -> None:
@@ -209,6 +206,13 @@ def _run(trainer: Trainer, module: Training, settings: TrainSettings) -> None:
             f"{module.batch} images a step do not fit into the memory of the GPU; "
             f"use --batch {max(1, module.batch // 2)} --accumulate {settings.accumulate * 2}"
         ) from error
+    except ValueError as error:
+        if resume is None or "parameter group" not in str(error):  # of torch, when the optimizer is restored
+            raise
+        raise ValueError(
+            f"{resume} was trained with another `no_decay`; "
+            "go on with the same --set recipe.optimizer.no_decay"
+        ) from None
     except ArithmeticError as error:
         log.critical("%s", error, extra={"file_only": True})  # whoever called shows the error itself
         log.critical("training ended; %s", _where_to_resume(settings))
@@ -360,10 +364,17 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _ending(saver: ValidateAndSave) -> str:
+def _ending(saver: ValidateAndSave, done: int, headline: str) -> str:
+    module = saver.module
+    if done < module.epochs and not saver.ended_early:  # only --stop-after ends so
+        text = (
+            f"stopped after epoch {done} of {module.epochs}, go on with --resume {module.settings.folder()}"
+        )
+    else:
+        text = "training is complete"
     if saver.best_ap is None:
-        return "training is complete"
-    return f"training is complete, best AP {saver.best_ap:.4f} after epoch {saver.best_epoch}"
+        return text
+    return f"{text}, best {headline} {saver.best_ap:.4f} after epoch {saver.best_epoch}"
 
 
 @contextlib.contextmanager

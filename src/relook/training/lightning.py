@@ -21,8 +21,8 @@ from relook.data.sample import Source
 from relook.detector import Detector
 from relook.recipe import Recipe
 from relook.train_settings import TrainSettings
-from relook.training.log.loss_monitor import LossMonitor
 from relook.training.optim import Plan, learning_rate, optimizer, plan, scheduler
+from relook.training.records.loss_monitor import LossMonitor
 from relook.training.step import Step
 
 log = logging.getLogger("relook.training")
@@ -161,10 +161,14 @@ class Training(LightningModule):
     @property
     def epochs(self) -> int:
         """Of the whole schedule; one that counts iterations ends within the last of them."""
-        counted = self.recipe.schedule.iterations
-        if self.settings.epochs is None and counted is not None:
-            return -(-counted // self.steps_per_epoch)
+        if self.last_step is not None:
+            return -(-self.last_step // self.steps_per_epoch)
         return self.settings.epochs or self.recipe.schedule.epochs
+
+    @property
+    def last_step(self) -> int | None:
+        """Where a schedule that counts iterations ends; None for one that counts epochs."""
+        return None if self.settings.epochs is not None else self.recipe.schedule.iterations
 
     @cached_property
     def steps_per_epoch(self) -> int:

@@ -126,13 +126,14 @@ def _without_decay(model: nn.Module, facts: Optimizer) -> set[nn.Parameter]:
                 "norms": norm,
                 "norm_weights": norm and name == "weight",
                 "biases": name == "bias",
-                "embeddings": isinstance(module, nn.Embedding) or "embed" in name or "token" in name,
+                "embeddings": isinstance(module, nn.Embedding) or name.startswith(_EMBEDDINGS),
             }
             if parameter.requires_grad and any(kinds[kind] for kind in facts.no_decay):
                 spared.add(parameter)
     return spared
 
 
+_EMBEDDINGS = ("pos_embed", "cls_token")  # parameters by these names that belong to no module of their own
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     nn.GroupNorm,

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from typing_extensions import override
 
 from relook.training.lightning import Training
-from relook.training.log.metrics_log import MetricsLog
+from relook.training.records.metrics_log import MetricsLog
 
 log = logging.getLogger("relook.training")
 
@@ -70,7 +70,10 @@ class Reporter(Callback):
         self.batches += 1
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
-        last = batch_idx + 1 == trainer.num_training_batches
+        ended = (
+            trainer.global_step == self.module.plan().total
+        )  # within an epoch, where iterations are counted
+        last = ended or batch_idx + 1 == trainer.num_training_batches
         stepped = last or (batch_idx + 1) % self.module.settings.accumulate == 0
         if stepped and (last or trainer.global_step % self.module.settings.log_every == 0):
             self._tell(trainer)

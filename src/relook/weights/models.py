@@ -10,7 +10,7 @@ from typing import Any
 
 from relook.detector import Detector
 from relook.recipe import Recipe
-from relook.settings import UnknownField, override, restored
+from relook.settings import BadValue, UnknownField, override, restored
 from relook.weights.identify import Candidate, identify
 from relook.weights.loading import LoadReport, load_published
 from relook.weights.reading.checkpoint import Checkpoint, Description, read_checkpoint
@@ -149,6 +149,11 @@ def _described(checkpoint: Checkpoint, said: Description, name: str | None) -> M
         except UnknownField as error:
             raise CheckpointError(
                 f"{checkpoint.path}: {error}; upgrade with `pip install --upgrade relook`"
+            ) from None
+        except BadValue as error:
+            raise CheckpointError(
+                f"{checkpoint.path}: {error}, which cannot be; "
+                "the file was changed by hand or by another program"
             ) from None
         model = replace(model, entry=replace(model.entry, recipe=recipe))
     return replace(model, classes=said.classes or model.classes)

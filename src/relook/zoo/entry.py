@@ -67,6 +67,8 @@ class Family:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
+    """A model of the catalog."""
+
     name: str
     paper: str  # arXiv number
     detector: DetectorConfig

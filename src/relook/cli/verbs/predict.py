@@ -108,8 +108,8 @@ def _rows(result: "Result", options: Options) -> list[dict[str, Any]]:
     """COCO results; with --points the points of each look, with --looks all that was seen of each object."""
     rows = result.to_coco()
     for look in result.looks or ():
-        for name, values in look.columns().items():
-            if options.looks or name.endswith("_points"):
+        if options.looks or look.points is not None:
+            for name, values in look.columns().items():
                 for row, value in zip(rows, values, strict=True):
                     row[name] = _rounded(value)
     return rows

@@ -15,7 +15,7 @@ class Issue(NamedTuple):
 
 
 def box_problems(box: Sequence[float], size: tuple[int, int]) -> Iterator[Issue]:
-    """Flaws of a box x, y, width, height in an image of `size` (height, width; 0 when unknown)."""
+    """Issues of a box x, y, width, height in an image of `size` (height, width; 0 when unknown)."""
     x, y, width, height = box
     if width <= 0 or height <= 0:
         yield Issue(f"box {_shown(box)} has no area; training leaves it out", "remove it or draw it again")
@@ -37,7 +37,7 @@ def _shown(box: Sequence[float]) -> str:
 
 
 def polygon_problems(segmentation: object) -> Iterator[Issue]:
-    """Flaws of the outline of an object that is no crowd; run lengths and a missing outline have none."""
+    """Issues of the outline of an object that is no crowd; run lengths and a missing outline have none."""
     if not isinstance(segmentation, list):
         return
     parts = cast("list[Any]", segmentation)

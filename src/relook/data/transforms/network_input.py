@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relook.data.transforms.sizes import new_size, resize_pixels
+from relook.data.transforms.steps import flip, picture, resize
 from relook.recipe import Pixels, Size
 
 
@@ -31,14 +31,14 @@ def prepare(image: NDArray[np.uint8], *, size: Size, pixels: Pixels, mirrored: b
         pixels: how the network wants them.
         mirrored: left and right change places.
     """
-    old = (image.shape[0], image.shape[1])
-    given = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
-    small = resize_pixels(given, new_size(*old, size), antialias=size.antialias)
-    small = small.flip(-1) if mirrored else small
-    height, width = small.shape[1:]
+    given = picture(image, np.zeros((0, 4)))
+    small = resize(given, size)
+    small = flip(small) if mirrored else small
+    height, width = small.size
     ready = torch.empty(3, height, width)
-    normalise_into(ready, small, pixels)
-    return Prepared(image=ready, size=(height, width), scale=(width / old[1], height / old[0]))
+    normalise_into(ready, small.image, pixels)
+    scale = (width / given.size[1], height / given.size[0])
+    return Prepared(image=ready, size=small.size, scale=scale)
 
 
 def normalise_into(place: Tensor, image: Tensor, pixels: Pixels) -> None:

@@ -19,6 +19,7 @@ class Picture:
 
     image: Tensor  # [3, h, w] uint8
     boxes: Tensor  # [N, 4] x1 y1 x2 y2 in pixels of `image`; float64 before the resize, float32 after it
+    labels: Tensor  # [N] int64, in step with the boxes: a step that drops a box drops its label and mask
     masks: Tensor | None = None  # [N, h, w] bool
 
     @property
@@ -27,11 +28,17 @@ class Picture:
         return self.image.shape[1], self.image.shape[2]
 
 
-def picture(image: NDArray[np.uint8], boxes: NDArray[np.float64], masks: Tensor | None = None) -> Picture:
-    """An upright RGB image [H, W, 3] with boxes [N, 4] and masks [N, H, W], before any step."""
+def picture(
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.float64],
+    labels: NDArray[np.int64] | None = None,
+    masks: Tensor | None = None,
+) -> Picture:
+    """An upright RGB image [H, W, 3] with boxes [N, 4], labels [N] and masks [N, H, W], before any step."""
     # a copy only of what torch cannot share: read-only arrays and channels turned by a negative stride
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
-    return Picture(image=pixels, boxes=torch.from_numpy(boxes), masks=masks)
+    named = torch.zeros(len(boxes), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
+    return Picture(image=pixels, boxes=torch.from_numpy(boxes), labels=named, masks=masks)
 
 
 def augment(start: Picture, steps: Sequence[Step], size: Size, key: Sequence[int]) -> Picture:
@@ -65,7 +72,8 @@ def augment(start: Picture, steps: Sequence[Step], size: Size, key: Sequence[int
 def resize(start: Picture, rule: Size) -> Picture:
     """To the size of a rule that leaves no choice; boxes are clipped to the image and become float32."""
     old, new = start.size, new_size(*start.size, rule)
-    return Picture(
+    return replace(
+        start,
         image=resize_pixels(start.image, new, antialias=rule.antialias),
         boxes=resize_boxes(start.boxes, old=old, new=new),
         masks=None if start.masks is None else resize_masks(start.masks, new),
@@ -74,7 +82,8 @@ def resize(start: Picture, rule: Size) -> Picture:
 
 def flip(start: Picture) -> Picture:
     """Left and right change places."""
-    return Picture(
+    return replace(
+        start,
         image=start.image.flip(-1),
         boxes=mirror_boxes(start.boxes, start.size[1]),
         masks=None if start.masks is None else start.masks.flip(-1),

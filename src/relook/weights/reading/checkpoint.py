@@ -156,22 +156,28 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _describe(path: Path, text: str) -> Description:
     try:
         facts = cast("dict[str, Any]", json.loads(text))
-        if facts["format"] > FORMAT:
-            raise CheckpointError(
-                f"{path} was written by relook {facts.get('relook_version', '?')}, which is newer than this; "
-                "upgrade with `pip install --upgrade relook`"
+        newer = facts["format"] > FORMAT
+        said = (
+            None
+            if newer
+            else Description(
+                model=str(facts["model"]),
+                settings={str(k): str(v) for k, v in facts.get("settings", {}).items()},
+                classes=tuple(map(str, facts.get("classes", ()))),
+                recipe=_recipe(dict(facts.get("recipe", {})), facts["format"]),
+                relook_version=str(facts.get("relook_version", "")),
             )
-        return Description(
-            model=str(facts["model"]),
-            settings={str(k): str(v) for k, v in facts.get("settings", {}).items()},
-            classes=tuple(map(str, facts.get("classes", ()))),
-            recipe=_recipe(dict(facts.get("recipe", {})), facts["format"]),
-            relook_version=str(facts.get("relook_version", "")),
         )
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its description cannot be read ({error!r}); write the file again"
         ) from None
+    if said is None:
+        raise CheckpointError(
+            f"{path} was written by relook {facts.get('relook_version', '?')}, which is newer than this; "
+            "upgrade with `pip install --upgrade relook`"
+        )
+    return said
 
 
 def _recipe(kept: dict[str, Any], form: int) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from relook.train_settings import TrainSettings
-from relook.training.checkpoint import read_batch
 from relook.training.fit import fit
-from relook.training.log.loss_monitor import NonFiniteLoss
+from relook.training.records.checkpoint import read_batch
+from relook.training.records.loss_monitor import NonFiniteLoss
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from relook.training.log.metrics_log import MetricsLog
+from relook.training.records.metrics_log import MetricsLog
 
 
 def test_new_columns_and_a_cut_off_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

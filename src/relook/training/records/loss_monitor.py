@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from relook.data.loading import Batch
-from relook.training.checkpoint import save_batch
+from relook.training.records.checkpoint import save_batch
 from relook.types import Losses
 
 log = logging.getLogger("relook.training")
@@ -92,8 +92,9 @@ class LossMonitor:
         named = ", ".join(f"{name} is {values[name]}" for name in bad)
         raise NonFiniteLoss(
             f"loss {named} at step {step}, images {_few(batch.paths)}. The weights were not touched. "
-            f"The batch is in {folder}; relook.training.checkpoint.read_batch reads it. Usual causes: a high "
-            f"learning rate (--lr), too short numbers (--precision bf16 or 32), a wrong box (relook doctor)"
+            f"The batch is in {folder}; relook.training.records.checkpoint.read_batch reads it. "
+            "Usual causes: a high learning rate (--lr), too short numbers (--precision bf16 or 32), "
+            "a wrong box (relook doctor)"
         )
 
     # -- the wish to stop ------------------------------------------------------------------------------

@@ -1,1 +1,0 @@
-"""What a training says while it runs, and the watch over its losses."""
