@@ -162,7 +162,7 @@ def measure(rounds: int) -> dict[str, float]:
     data = photograph()
     figures = alternate(stages(data), rounds=rounds)
     published = Recipe(augment=(Resize(), Flip(probability=1.0)))
-    jittered = Recipe(augment=(Resize(), Flip(probability=1.0), Jitter(strength=0.4)))
+    jittered = Recipe(augment=(Jitter(strength=0.4), Resize(), Flip(probability=1.0)))
     scales = Recipe(train_size=KeepRatio(short=(480, 960), between=True))
     with tempfile.TemporaryDirectory() as name:
         source = dataset(Path(name), data, 8)

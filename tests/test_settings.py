@@ -73,7 +73,7 @@ def test_text_becomes_the_field_it_is_for(path: str, text: str, value: object) -
         ("augment", "resize)+(flip", "cannot be read; write it as"),
         ("augment", "flip(probability=" + "-" * 5000 + "1)", "cannot be read; write it as"),
         ("augment", "jitter(strength={[]: 1})", "is no plain value"),
-        ("augment", "flip(probability=7)", "flip.probability: probability=7.0: it must be in 0 .. 1"),
+        ("augment", "flip(probability=7)", "augment: probability=7.0: it must be in 0 .. 1"),
         ("augment", "jitter(strength=-3)", "it must be from 0 on"),
         ("batch", "0", "batch: batch=0: it must be at least 1 image"),
         ("pixels.pad", "0", "pad=0: it must be at least 1"),
@@ -99,6 +99,13 @@ def test_a_choice_within_one_record_is_a_plain_setting() -> None:
     """An optimizer has a kind, but is the same record for each of them; a comma at the end does no harm."""
     assert override(RECIPE, {"optimizer.kind": "adamw"}).optimizer.kind == "adamw"
     assert override(RECIPE, {"augment": "resize, flip,"}) == RECIPE
+
+
+def test_fields_that_fit_only_together_are_written_together() -> None:
+    """In any order: a range of sizes needs two of them."""
+    wanted = KeepRatio(short=(480, 960), between=True)
+    for text in ("keep_ratio(between=True, short=(480, 960))", "keep_ratio(short=(480, 960), between=True)"):
+        assert override(RECIPE, {"train_size": text}).train_size == wanted
 
 
 @pytest.mark.parametrize(

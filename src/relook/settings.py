@@ -44,9 +44,7 @@ def _changed(node: T, path: str, rest: list[str], value: object) -> T:
         return cast("T", _changed_step(cast("tuple[Any, ...]", node), path, rest, value))
     if not is_dataclass(node) or isinstance(node, type):
         raise ValueError(f"{path}: nothing below {rest[0]!r} can be set")
-    names = [f.name for f in fields(node)]
-    if rest[0] not in names:
-        raise ValueError(f"{path}: {type(node).__name__} has no {rest[0]!r}; {_hint(rest[0], names)}")
+    kind = _field_type(type(node), rest[0], path)
     if rest == ["kind"] and _kinds(type(node)):
         whole = path.removesuffix(".kind")
         raise ValueError(f"{path}: a record of another kind is written whole: {whole}={value}(...)")
@@ -54,11 +52,18 @@ def _changed(node: T, path: str, rest: list[str], value: object) -> T:
     if len(rest) > 1:
         new = _changed(getattr(node, rest[0]), path, rest[1:], value)
     elif isinstance(value, str):
-        new = _parse(value, get_type_hints(type(node))[rest[0]], path)
+        new = _parse(value, kind, path)
     try:
         return cast("T", replace(cast("Any", node), **{rest[0]: new}))
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if len(rest) == 1 else str(error)) from None
+
+
+def _field_type(record: type[Any], name: str, path: str) -> Any:
+    names = [f.name for f in fields(record)]
+    if name not in names:
+        raise ValueError(f"{path}: {record.__name__} has no {name!r}; {_hint(name, names)}")
+    return get_type_hints(record)[name]
 
 
 def _changed_step(steps: tuple[Any, ...], path: str, rest: list[str], value: object) -> tuple[Any, ...]:
@@ -165,7 +170,7 @@ def _record(node: ast.expr, named: Mapping[str, type[Any]], path: str, text: str
     name = call.func if call is not None else node
     if not isinstance(name, ast.Name) or name.id not in named or (call is not None and call.args):
         raise ValueError(f"{path}: expected {' or '.join(f'{one}(...)' for one in named)}, got {text!r}")
-    made: object = named[name.id]()
+    kind, values = named[name.id], dict[str, object]()
     for keyword in () if call is None else call.keywords:
         if keyword.arg is None:
             raise ValueError(f"{path}: write each setting by its name, as height=512, not {text!r}")
@@ -174,8 +179,12 @@ def _record(node: ast.expr, named: Mapping[str, type[Any]], path: str, text: str
             ast.literal_eval(keyword.value)
         except (ValueError, TypeError):
             raise ValueError(f"{path}: {keyword.arg}={value} is no plain value") from None
-        made = _changed(made, f"{path}.{name.id}.{keyword.arg}", [str(keyword.arg)], value.strip("'\""))
-    return made
+        where = f"{path}.{name.id}.{keyword.arg}"
+        values[keyword.arg] = _parse(value.strip("'\""), _field_type(kind, keyword.arg, where), where)
+    try:
+        return kind(**values)  # at once: some fields fit only together
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _only(found: list[object], path: str, text: str) -> object:

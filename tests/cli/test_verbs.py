@@ -360,7 +360,7 @@ def test_demo_goes_all_the_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """Data, training, numbers, pictures and the page, in the smallest size; a second replaces the first."""
-    tiny = demo_verb.Plan(train=16, val=4, epochs=1, validate_every=1, shown=2)
+    tiny = demo_verb.Plan(train=16, val=4, epochs=1, shown=2)
     monkeypatch.setattr(demo_verb, "SHORT", tiny)
     for _ in range(2):
         out, err = run(capsys, "demo", "--short", "--out", tmp_path / "demo")

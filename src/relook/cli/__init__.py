@@ -12,7 +12,7 @@ VERBS: Final = {
     "demo": "train a small detector on generated pictures and show what it sees (5 minutes)",
     "models": "list the models: size, published accuracy, whose they are",
     "train": "train a model on your data",
-    "eval": "measure a trained model: the 12 COCO numbers, and AP for each class",
+    "eval": "measure a trained model: the 12 COCO numbers, and AP and AP50 of each class",
     "predict": "find objects in pictures, folders of them, or patterns",
     "convert": "turn a published checkpoint into a safe file that describes itself",
     "doctor": "say what is in a checkpoint, or what is wrong with a data set",

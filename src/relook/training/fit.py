@@ -321,6 +321,9 @@ def _log_settings(module: Training, folder: Path, describe: Mapping[str, str]) -
     log.info("%s", module.lr_origin)
     if steps.iterations is not None and settings.epochs is None:
         log.info("iterations: %d, which end in epoch %d", steps.iterations, module.epochs)
+        if steps.kind == "steps" and max(steps.drops, default=steps.iterations) <= steps.warmup_steps:
+            drops = ", ".join(map(str, steps.drops))
+            log.warning("the learning rate drops at iterations %s; set recipe.schedule.drops as well", drops)
     elif module.epochs != steps.epochs:
         log.info("epochs: %d instead of the recipe's %d", module.epochs, steps.epochs)
     if module.recipe.sync_bn and where.world > 1 and where.accelerator == "cpu":

@@ -1,4 +1,4 @@
-"""`relook eval`: the 12 COCO numbers of a trained model on a data set, and the AP of each class."""
+"""`relook eval`: the 12 COCO numbers of a trained model on a data set, and AP and AP50 of each class."""
 
 import os
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def _compare(ours: tuple[str, ...], theirs: tuple[str, ...]) -> None:
 
 VERB = Verb(
     name="eval",
-    does="Detects in all pictures of a data set and prints COCO's 12 numbers and the AP of each class;\n"
+    does="Detects in all pictures of a data set and prints COCO's 12 numbers, AP and AP50 of each class;\n"
     "saves them, and the detections in COCO's format. Under torchrun all processes share the work.",
     example="  relook eval --weights runs/train/best.safetensors --data mine/\n"
     "  relook eval --weights runs/train/best.safetensors --data mine/ --views scales\n"
