@@ -1,5 +1,6 @@
 """The training as Lightning sees it: where it runs, what a step is, and in which order batches come."""
 
+import atexit
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -192,6 +193,10 @@ class Training(LightningModule):
     def setup(self, stage: str) -> None:
         """Makes the loader, now that the processes know each other."""
         self.loader = self.batches(rank=self.trainer.global_rank, world=self.trainer.world_size)
+        if (
+            dist.is_initialized()
+        ):  # Lightning sees to NCCL alone; gloo's threads could end the program by abort
+            atexit.register(_leave_the_others)
         if self.settings.compile:
             self.step.compile()
 
@@ -269,3 +274,9 @@ class Training(LightningModule):
     @override
     def on_after_backward(self) -> None:
         self.monitor.check(self.trainer.global_step + 1)
+
+
+def _leave_the_others() -> None:
+    """At the end of the program: the processes part while Python still runs."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
