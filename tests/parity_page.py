@@ -14,12 +14,14 @@ to 6e-8. The tests allow 1e-6. The largest difference of each kind, rounded up:
 TAIL = """
 This page is written by the test run: `python -m pytest -m golden --write-parity`. What is compared:
 
-- *raw outputs*: class logits and both point sets (V2: corner and class maps too) at every stored location of
-  every level;
+- *raw outputs*: class logits and both point sets (V2: corner and class maps too; CenterNet2: features,
+  likelihoods and distances) at every stored location of every level;
 - *detections*: final boxes, scores and classes, in the same order;
 - *losses*: every term; *gradient norms*: of every trained parameter, one at a time;
 - *assignments*: which point stands for which object, in both stages: equal or not;
-- *five SGD steps*: the total loss before each of five steps with momentum and weight decay.
+- *proposals*, *cascade*: of CenterNet2, boxes and scores of the first look, and regions, logits and changes of every
+  stage of the second;
+- *SGD steps*: the total loss before each of five steps with momentum and weight decay.
 
 Real weights on real images (the published AP) are another matter: the figures in [Numbers](numbers.md) are
 the publishers' own until somebody measures them again with `relook eval`.

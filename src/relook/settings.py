@@ -92,9 +92,10 @@ def _parse(text: str, kind: Any, path: str) -> object:
     if kinds := _kinds(kind):
         return _only(_records(text, kinds, path), path, text)
     if origin is Literal:
-        if text not in inner:
-            raise ValueError(f"{path}: expected one of {', '.join(map(str, inner))}, got {text!r}")
-        return text
+        named = {str(one): one for one in inner}
+        if text not in named:
+            raise ValueError(f"{path}: expected one of {', '.join(named)}, got {text!r}")
+        return named[text]
     if origin in (Union, UnionType):  # of one type and None
         empty = NoneType in inner and text.lower() in ("none", "null")
         return None if empty else _parse(text, next(k for k in inner if k is not NoneType), path)

@@ -80,6 +80,8 @@ def small(name: str) -> Detector[Any]:
         backbone = replace(backbone, name="resnet10t" if not backbone.deformable else "resnet26")
     else:
         backbone = SMALL
+    if hasattr(config, "roi_samples"):  # as published, regions are drawn by lot; here all are taken
+        config = replace(config, roi_samples=1_000_000)
     torch.manual_seed(0)
     detector = replace(config, backbone=backbone, num_classes=CLASSES).build()
     spread(detector)
@@ -168,7 +170,10 @@ def test_images_without_objects_are_background(detector: Detector[Any]) -> None:
 
 @each
 def test_padding_rows_change_nothing(detector: Detector[Any]) -> None:
-    """More padding of the ground truth, whatever stands in it: the same loss."""
+    """More padding of the ground truth, whatever stands in it: the same loss.
+
+    To the last bit in dense detectors. With regions there are more rows to sum, in another order.
+    """
     outputs, plain = detector(some_images()), some_targets()
     rubbish = torch.full((2, 4, 4), 1e4)
     padded = Targets(
@@ -177,7 +182,8 @@ def test_padding_rows_change_nothing(detector: Detector[Any]) -> None:
         torch.cat([plain.valid, torch.zeros(2, 4, dtype=torch.bool)], 1),
         plain.sizes,
     )
-    same(detector.loss(outputs, plain), detector.loss(outputs, padded))
+    close = {"rtol": 1e-6, "atol": 1e-9} if detector.waits else {}
+    same(detector.loss(outputs, plain), detector.loss(outputs, padded), **close)
 
 
 @each

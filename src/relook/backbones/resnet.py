@@ -22,6 +22,8 @@ class ResNetConfig:
     maps: tuple[int, ...] = (2, 3, 4)  # stages whose output is returned; stage i has stride 2 ** (i + 1)
     frozen: int = 2  # parts without training: 1 the stem, 2 also stage 1, 3 also stage 2 ...; 0 none
     freeze_statistics: bool = True  # batch normalisation uses its running statistics in training too
+    frozen_norms: bool = False  # and its weights and biases are constants (detectron2's FrozenBN)
+    caffe_stride: bool = False  # strides are in the first 1x1 convolutions, not in the 3x3 (MSRA weights)
     deformable: tuple[int, ...] = ()  # stages whose 3x3 convolutions are deformable
     modulated: bool = False  # deformable with a mask (v2)
 
@@ -52,7 +54,9 @@ class ResNet(nn.Module):
             for block in body[f"layer{stage}"]:
                 block.conv2 = DeformableConv(block.conv2, modulated=config.modulated)
         self.body = cast("nn.ModuleDict", body)
-        for part in self._frozen_parts():
+        if config.caffe_stride:
+            _stride_first(self.body)
+        for part in (*self._frozen_parts(), *(_norms(self.body) if config.frozen_norms else ())):
             part.requires_grad_(requires_grad=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -64,10 +68,8 @@ class ResNet(nn.Module):
         super().train(mode)
         if mode:
             parts = [self.body] if self.config.freeze_statistics else self._frozen_parts()
-            for part in parts:
-                for module in part.modules():
-                    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-                        module.eval()
+            for norm in (norm for part in parts for norm in _norms(part)):
+                norm.eval()
         return self
 
     def _frozen_parts(self) -> list[nn.Module]:
@@ -76,6 +78,19 @@ class ResNet(nn.Module):
             names += ["conv1", "bn1"]
         names += [f"layer{stage}" for stage in range(1, self.config.frozen)]
         return [self.body[name] for name in names]
+
+
+def _norms(part: nn.Module) -> list[nn.Module]:
+    kind = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return [module for module in part.modules() if isinstance(module, kind)]
+
+
+def _stride_first(body: nn.ModuleDict) -> None:
+    """Moves the stride of each bottleneck from its 3x3 convolution to the 1x1 before it."""
+    for block in body.modules():
+        first, second = getattr(block, "conv1", None), getattr(block, "conv2", None)
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d) and first.kernel_size == (1, 1):
+            first.stride, second.stride = second.stride, first.stride
 
 
 class DeformableConv(nn.Module):

@@ -68,13 +68,22 @@ def difference(theirs: Contents, ours: Mapping[str, Shape], layout: Layout) -> D
     return Difference(
         layout=layout.name,
         missing=tuple(name for name in ours if name not in given and not name.endswith(COUNTER)),
-        unexpected=tuple(k for k, name in named.items() if name not in ours and not name.endswith(COUNTER)),
+        unexpected=tuple(
+            key
+            for key, name in named.items()
+            if name not in ours and not name.endswith(COUNTER) and layout.needs(key)
+        ),
         mismatched=tuple(
             f"{name}: file {list(given[name])}, detector {list(shape)}"
             for name, shape in ours.items()
-            if name in given and given[name] != shape
+            if name in given and not alike(given[name], shape)
         ),
     )
+
+
+def alike(theirs: Shape, ours: Shape) -> bool:
+    """Whether a tensor of one shape can be loaded as the other: one number alone may be [1] or []."""
+    return theirs == ours or {theirs, ours} == {(), (1,)}
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:

@@ -116,7 +116,9 @@ def _by_name(checkpoint: Checkpoint, among: list[Candidate]) -> tuple[list[Candi
         c.entry.name: max(len(name) for name in _names(c.entry) if name in text or not name) for c in among
     }
     longest = max(fitting.values())
-    chosen = [c for c in among if fitting[c.entry.name] == longest]
+    # models that one published file may be stay together: a file called as one of them still may be the other
+    files = {c.entry.config for c in among if fitting[c.entry.name] == longest and c.entry.doubt}
+    chosen = [c for c in among if fitting[c.entry.name] == longest or c.entry.config in files]
     if longest == 0 or len(chosen) == len(among):
         return among, []
     return chosen, ["its name"]

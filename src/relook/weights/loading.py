@@ -54,7 +54,11 @@ def load_published(
             f"{fit.sentence()}. {_advice(given)}"
         )
     named = contents.named(layout)
-    state = {named[key]: value for key, value in given.state.items() if named[key] in ours}
+    state = {
+        named[key]: value.reshape(ours[named[key]])  # one number alone: [1] or []
+        for key, value in given.state.items()
+        if named[key] in ours
+    }
     own = detector.state_dict()
     counters = {name: own[name] for name in ours if name not in state}
     detector.load_state_dict({**state, **counters}, strict=True)
@@ -121,7 +125,11 @@ def load_start(detector: Detector[Any], config: DetectorConfig, source: Path | s
         )
     named = contents.named(layout)
     skipped = by_class if left else set[str]()
-    state = {named[k]: v for k, v in given.state.items() if named[k] in ours and named[k] not in skipped}
+    state = {
+        named[key]: value.reshape(ours[named[key]].shape)
+        for key, value in given.state.items()
+        if named[key] in ours and named[key] not in skipped
+    }
     detector.load_state_dict({**ours, **state}, strict=True)
     words = f"{len(state)} tensors from {given.path}"
     return f"{words}; {len(skipped)} that depend on the classes start anew" if skipped else words

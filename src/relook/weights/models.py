@@ -11,7 +11,7 @@ from typing import Any
 from relook.detector import Detector
 from relook.recipe import Recipe
 from relook.settings import BadValue, UnknownField, override, restored
-from relook.weights.identify import Candidate, identify
+from relook.weights.identify import Candidate, Identity, identify
 from relook.weights.loading import LoadReport, load_published
 from relook.weights.reading.checkpoint import Checkpoint, Description, read_checkpoint
 from relook.weights.reading.pickled import CheckpointError
@@ -172,12 +172,17 @@ def _recognised(checkpoint: Checkpoint, name: str | None) -> tuple[Model, str]:
     if not identity.certain:
         raise CheckpointError(
             f"{checkpoint.path} could be {' or '.join(names)}, which predict differently; "
-            f"say which one it is: `--model {names[0]}`"
+            f"say which one it is: `--model {names[0]}`{_doubts(identity)}"
         )
     note = "its names and shapes fit" + "".join(f", {hint} decided" for hint in identity.hints)
     if len(names) > 1:
         note += f"; {', '.join(names[1:])} would predict the same"
     return _at(names[0], identity.exact[0], checkpoint), note
+
+
+def _doubts(identity: Identity) -> str:
+    doubts = dict.fromkeys(c.entry.doubt for c in identity.exact if c.entry.doubt)
+    return "".join(f"; {doubt}" for doubt in doubts)
 
 
 def _at(name: str, candidate: Candidate | None, checkpoint: Checkpoint) -> Model:

@@ -3,10 +3,12 @@
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from relook.zoo import reppoints, reppoints_v2
+from relook.zoo import centernet2, reppoints, reppoints_v2
 from relook.zoo.entry import Entry, Family
 
-ENTRIES: dict[str, Entry] = {e.name: e for e in (*reppoints.ENTRIES, *reppoints_v2.ENTRIES)}
+ENTRIES: dict[str, Entry] = {
+    e.name: e for e in (*reppoints.ENTRIES, *reppoints_v2.ENTRIES, *centernet2.ENTRIES)
+}
 
 FAMILIES: tuple[Family, ...] = tuple({e.family.name: e.family for e in ENTRIES.values()}.values())
 

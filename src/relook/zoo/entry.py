@@ -1,5 +1,6 @@
 """A published model: its name, its settings, its recipe, its figures, and the family it belongs to."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,10 +35,15 @@ class Layout:
 
     name: str  # the publisher's framework
     rules: Rules = ()  # from its names to ours; none: they are ours
+    ignored: tuple[str, ...] = ()  # regular expressions of its names that no detector needs
 
     def rename(self, keys: Iterable[str]) -> dict[str, str]:
         """Key of the file -> our parameter's name, for every key."""
         return renamed(keys, self.rules)
+
+    def needs(self, key: str) -> bool:
+        """Whether a detector has a place for that key of the file, or should have."""
+        return not any(re.fullmatch(pattern, key) for pattern in self.ignored)
 
 
 OURS = Layout(name="relook")
@@ -80,6 +86,7 @@ class Entry:
     figures: tuple[Figure, ...] = ()
     licence: str = "Apache-2.0"  # of the publisher's code and weights
     weights: str = ""  # address of the published file, where a program may fetch it
+    doubt: str = ""  # what the published file leaves open, and how to find out, in a sentence
     input: tuple[int, int] = (800, 1333)  # height, width of a typical test image, for counting operations
 
     def figure(self, metric: str, dataset: str) -> float | None:

@@ -56,6 +56,7 @@ def _facts(checkpoint: "Checkpoint", identity: "Identity") -> dict[str, Any]:
         "says": None if said is None else asdict(said),
         "models": [c.entry.name for c in identity.exact],
         "certain": identity.certain,
+        "doubts": [doubt for doubt in dict.fromkeys(c.entry.doubt for c in identity.exact) if doubt],
         "num_classes": identity.exact[0].classes if identity.exact else None,
         "classes": list(checkpoint.classes),
         "tensors": len(checkpoint.state),
@@ -112,6 +113,7 @@ def _fits(checkpoint: "Checkpoint", identity: "Identity") -> list[str]:
         return [which, f"  next: relook predict photo.jpg --weights {checkpoint.path}"]
     model = "" if identity.certain else f" --model {names[0]}"
     middle = [f"  {same}"] if len(names) > 1 else []
+    middle += [f"  {doubt}" for doubt in dict.fromkeys(c.entry.doubt for c in identity.exact) if doubt]
     return [which, *middle, f"  next: relook convert {checkpoint.path} {target}{model}"]
 
 
