@@ -1,6 +1,6 @@
 """What an image costs, from the array to the result, with and without what the detector saw on the way.
 
-    python benchmarks/looks.py                  both nano models, 128x160
+    python benchmarks/looks.py                  the nano models, 128x160
     python benchmarks/looks.py --save           also into benchmarks/results/
     python benchmarks/looks.py --rounds 300
 
@@ -21,7 +21,7 @@ from rich.table import Table
 
 import relook
 
-MODELS = ("reppoints_nano", "reppoints_v2_nano")
+MODELS = ("reppoints_nano", "reppoints_v2_nano", "centernet2_nano")
 HEIGHT, WIDTH = 128, 160
 
 

@@ -31,6 +31,9 @@ MODELS = (
     "reppoints_v1_r50_fpn_1x",
     "reppoints_v2_r50_fpn_giou_1x",
     "reppoints_moment_r50_fpn_gn_head_gn_1x",
+    "centernet2_nano",
+    "centernet2_cascade_r50_fpn_1x",
+    "centernet2_original_r50_fpn_1x",
 )
 SIDE, IMAGES = 128, 2
 

@@ -19,8 +19,8 @@ This page is written by the test run: `python -m pytest -m golden --write-parity
 - *detections*: final boxes, scores and classes, in the same order;
 - *losses*: every term; *gradient norms*: of every trained parameter, one at a time;
 - *assignments*: which point stands for which object, in both stages: equal or not;
-- *proposals*, *cascade*: of CenterNet2, boxes and scores of the first look, and regions, logits and changes of every
-  stage of the second;
+- *proposals*, *cascade*: of CenterNet2, boxes and scores of the first look; regions, logits and changes of
+  every stage of the second;
 - *SGD steps*: the total loss before each of five steps with momentum and weight decay.
 
 Real weights on real images (the published AP) are another matter: the figures in [Numbers](numbers.md) are

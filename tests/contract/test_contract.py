@@ -81,7 +81,7 @@ def small(name: str) -> Detector[Any]:
     else:
         backbone = SMALL
     if hasattr(config, "roi_samples"):  # as published, regions are drawn by lot; here all are taken
-        config = replace(config, roi_samples=1_000_000)
+        config = replace(config, roi_samples=1_000_000, hidden=64)
     torch.manual_seed(0)
     detector = replace(config, backbone=backbone, num_classes=CLASSES).build()
     spread(detector)

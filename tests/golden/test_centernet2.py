@@ -95,6 +95,7 @@ class CenterNet2Checks(Checks):
         run.check(record_property, "cascade", worst)
 
 
+@pytest.mark.slow
 class TestWithoutTheLeak:
     """cn-10: the same case with proposals detached, as the other line has it."""
 
