@@ -4,14 +4,20 @@
     python benchmarks/models.py --save              also into benchmarks/results/
     python benchmarks/models.py --sides 480x640     one size; --rounds 9 more rounds; --device cuda
 
-relook's RepPoints V1 and V2, torchvision's FCOS and RetinaNet v2, all with a ResNet-50 and 80 classes, take
-turns on the same image, so that a machine that speeds up or slows down is unfair to none. Medians, and:
+relook's RepPoints V1 and V2 and CenterNet2, torchvision's FCOS, RetinaNet v2 and Faster R-CNN v2, all with a
+ResNet-50 and 80 classes, take turns on the same image, so that a machine that speeds up or slows down is
+unfair to none. Medians, and:
 
     of peak     multiply-adds done per second, as a part of what one large matrix product reaches here
     of ResNet   the same as a part of what a plain ResNet-50 reaches: 1.0 means that nothing but convolutions
                 costs time
-    loss        matching and losses as a part of a training step
+    loss        matching and losses as a part of a training step (CenterNet2's second look is in its losses)
     ratio       V1's time over the model's own
+    to peer     the time of the peer of the same kind over the model's own: FCOS for RepPoints, Faster R-CNN
+                v2 for CenterNet2
+
+Weights are random, so nearly nothing is found; but CenterNet2's second look sees 256 proposals all the same,
+and Faster R-CNN's up to 1000, as their published settings say.
 """
 
 import argparse
@@ -30,6 +36,7 @@ import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 import relook
@@ -38,9 +45,14 @@ from relook.zoo.cost import count
 
 OURS = "reppoints_moment_r50_fpn_gn_head_gn_1x"
 V2 = "reppoints_v2_r50_fpn_giou_1x"
+CENTERNET2 = "centernet2_cascade_r50_fpn_1x"
+MINE = (OURS, V2, CENTERNET2)
+FCOS, FASTER = "torchvision fcos_resnet50_fpn", "torchvision fasterrcnn_resnet50_fpn_v2"
+KIND = {OURS: FCOS, V2: FCOS, CENTERNET2: FASTER}  # the peer that each is compared with
 PEERS = {
-    "torchvision fcos_resnet50_fpn": torchvision.models.detection.fcos_resnet50_fpn,
+    FCOS: torchvision.models.detection.fcos_resnet50_fpn,
     "torchvision retinanet_resnet50_fpn_v2": torchvision.models.detection.retinanet_resnet50_fpn_v2,
+    FASTER: torchvision.models.detection.fasterrcnn_resnet50_fpn_v2,
 }
 RESNET = "plain resnet50 (no detector)"
 BOXES = 10  # per training image
@@ -103,12 +115,12 @@ def images_of(side: tuple[int, int], rounds: int, device: str) -> dict[str, dict
     """Batch 1, image to detections."""
     images = torch.rand(1, 3, *side, device=device)
     trunk = torchvision.models.resnet50(weights=None).to(device).eval()
-    models: dict[str, Callable[[Tensor], Any]] = {name: ours(name, device) for name in (OURS, V2)}
+    models: dict[str, Callable[[Tensor], Any]] = {name: ours(name, device) for name in MINE}
     models[RESNET] = trunk
     models |= {name: peer(name, side, device) for name in PEERS}
     runs = {name: _without_gradient(model, images) for name, model in models.items()}
-    work = {name: multiply_adds(run) for name, run in runs.items() if name not in (OURS, V2)}
-    for name in (OURS, V2):
+    work = {name: multiply_adds(run) for name, run in runs.items() if name not in MINE}
+    for name in MINE:
         work[name] = count(replace(relook.entry(name), input=side)).multiply_adds / 1e9
     times = alternate(runs, rounds, device)
     best = peak(device)
@@ -117,12 +129,18 @@ def images_of(side: tuple[int, int], rounds: int, device: str) -> dict[str, dict
         name: {
             "ms": 1e3 * times[name],
             "ratio": times[OURS] / times[name],
+            **to_peer(name, times),
             "multiply_adds": work[name],
             "of_peak": reached[name] / best,
             "of_resnet": reached[name] / reached[RESNET],
         }
         for name in runs
     }
+
+
+def to_peer(name: str, times: dict[str, float]) -> dict[str, float]:
+    """How much longer the peer of its kind takes, for a model of ours."""
+    return {"to_peer": times[KIND[name]] / times[name]} if name in KIND else {}
 
 
 def _without_gradient(model: Callable[[Tensor], Any], images: Tensor) -> Callable[[], Any]:
@@ -149,7 +167,7 @@ def step_of(name: str, side: int, device: str) -> Callable[[], Any]:
     """Forward, losses, backward, SGD on two images."""
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     truth = some_boxes(side, device)
-    if name in (OURS, V2):
+    if name in MINE:
         model: Any = relook.create_model(name).to(device).train()
         targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
         losses = lambda: model.loss(model(images), targets)  # noqa: E731 (two short branches side by side)
@@ -170,10 +188,13 @@ def step_of(name: str, side: int, device: str) -> Callable[[], Any]:
 
 def training(side: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Seconds of a step, and what of ours is matching and losses."""
-    names = [OURS, V2, *PEERS]
+    names = [*MINE, *PEERS]
     times = alternate({name: step_of(name, side, device) for name in names}, rounds, device)
-    answer = {name: {"ms": 1e3 * times[name], "ratio": times[OURS] / times[name]} for name in names}
-    for name in (OURS, V2):
+    answer = {
+        name: {"ms": 1e3 * times[name], "ratio": times[OURS] / times[name], **to_peer(name, times)}
+        for name in names
+    }
+    for name in MINE:
         answer[name]["loss_part"] = loss_part(name, side, rounds, device) / times[name]
     for name in names:
         answer[name]["peak_mb"] = peak_memory(name, side, device)
@@ -187,12 +208,12 @@ def loss_part(name: str, side: int, rounds: int, device: str) -> float:
     targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
     with torch.no_grad():
         raw = detector(torch.rand(2, 3, side, side, device=device))
-    said = [raw.logits, raw.init, raw.refine] + ([raw.score, raw.corner, raw.sem] if name == V2 else [])
-    leaves = [t.requires_grad_() for t in said]
+    said = [t for t in pytree.tree_leaves(raw) if isinstance(t, Tensor) and t.is_floating_point()]
+    leaves = [t.requires_grad_() for t in said if t.dim() > 2 or t.shape[0] == 2]  # not the grid
 
     def run() -> None:
         total = torch.stack(list(detector.loss(raw, targets).values())).sum()
-        torch.autograd.grad(total, leaves)
+        torch.autograd.grad(total, leaves, allow_unused=True)
 
     return alternate({"loss": run}, rounds, device)["loss"]
 

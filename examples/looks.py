@@ -1,7 +1,9 @@
-"""The pictures of docs/looks.md: what a detector saw, step by step, on generated shapes.
+"""The pictures of docs/looks.md: what detectors saw, step by step, on generated shapes.
 
-    python examples/looks.py                                  trains reppoints_v2_nano, then draws
-    python examples/looks.py --weights runs/looks/best.safetensors    only draws
+    python examples/looks.py                       trains two small detectors, then draws
+    python examples/looks.py --weights V2 REGIONS  only draws, with the files of both
+
+The files are runs/looks/reppoints_v2_nano/best.safetensors and runs/looks/centernet2_nano/best.safetensors.
 
 Everything is drawn by `Result.plot(looks=True)` and `Result.panels()`, as `relook predict --looks` does it.
 """
@@ -19,18 +21,19 @@ from relook.results.result import Result, save_picture
 
 SIDE = 192  # pixels of a picture: large enough that some objects are verified on a finer map than their own
 STEPS = ("first", "verification", "second", "answer")  # a picture for each panel
+MODELS = ("reppoints_v2_nano", "centernet2_nano")
 SHEET, STEPWISE = 53, 58  # which pictures of the validation split are drawn at once, and step by step
 LARGE = 576  # pixels of a step's picture
 MOST = 200_000  # bytes of a picture
 
 
-def train(folder: Path, *, pictures: int, epochs: int) -> Path:
+def train(folder: Path, model: str, *, pictures: int, epochs: int) -> Path:
     """Trains on generated shapes; gives the weights."""
     result = relook.train(
-        model="reppoints_v2_nano",
+        model=model,
         data=f"shapes:train={pictures},val={max(2, pictures // 20)},side={SIDE}",
         epochs=epochs,
-        out=folder,
+        out=folder / model,
         overwrite=True,
         workers=1,
         validate_every=epochs,
@@ -46,10 +49,11 @@ def seen(look: Predictor, number: int, score: float) -> Result:
     return look.one(sample.image(), looks=True).above(score)
 
 
-def draw(look: Predictor, out: Path, *, score: float) -> None:
-    """looks-sheet.png, and looks-STEP.png of another picture for each step."""
-    _save(seen(look, SHEET, score).plot(looks=True), out / "looks-sheet.png")
-    steps = seen(look, STEPWISE, score).panels(side=LARGE)
+def draw(points: Predictor, regions: Predictor, out: Path, *, score: float) -> None:
+    """looks-sheet.png, looks-STEP.png of another picture for each step, looks-regions.png of CenterNet2."""
+    _save(seen(points, SHEET, score).plot(looks=True), out / "looks-sheet.png")
+    _save(seen(regions, SHEET, score).plot(looks=True), out / "looks-regions.png")
+    steps = seen(points, STEPWISE, score).panels(side=LARGE)
     if len(steps) < len(STEPS):
         raise SystemExit(f"nothing scored above {score}; train longer, or give a lower --score")
     for name, panel in zip(STEPS, steps, strict=True):
@@ -75,15 +79,19 @@ def main(given: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where pictures go")
-    parser.add_argument("--weights", type=Path, help="of a model that verifies; without it one is trained")
+    both = f"of {' and '.join(MODELS)}; without them both are trained"
+    parser.add_argument("--weights", type=Path, nargs=2, help=both)
     parser.add_argument("--run", type=Path, default=Path("runs/looks"), help="where training goes")
     parser.add_argument("--pictures", type=int, default=2000, help="to train on")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--score", type=float, default=0.4, help="leave out objects with a lower score")
     asked = parser.parse_args(given)
-    weights = asked.weights or train(asked.run, pictures=asked.pictures, epochs=asked.epochs)
-    look = relook.load(weights, settings={"detector.score": str(asked.score)})
-    draw(look, asked.out, score=asked.score)
+    weights = asked.weights or [
+        train(asked.run, model, pictures=asked.pictures, epochs=asked.epochs) for model in MODELS
+    ]
+    points = relook.load(weights[0], settings={"detector.score": str(asked.score)})
+    regions = relook.load(weights[1], settings={"detector.min_score": str(asked.score)})
+    draw(points, regions, asked.out, score=asked.score)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from relook.data.shapes import CLASSES
+from relook.detectors.centernet2 import CenterNet2
 from relook.weights.models import by_name
 from relook.weights.reading.checkpoint import save_weights
 
@@ -15,6 +16,9 @@ def untrained(path: Path, name: str, *, keep: int) -> Path:
     model = by_name(name, {"detector.keep": str(keep)}).with_classes(CLASSES)
     detector = model.entry.detector.build()
     with torch.no_grad():
-        detector.head.cls_out.bias.add_(4)
+        if isinstance(detector, CenterNet2):
+            detector.head.heat.bias.add_(6)
+        else:
+            detector.head.cls_out.bias.add_(4)
     save_weights(path, detector.state_dict(), model.describe())
     return path

@@ -82,6 +82,9 @@ def numbers() -> str:
         ]
         if not entry.figures:
             lines.append(f"| `{entry.name}` | {paper} | | | none published | {entry.publisher} | not yet |")
+    told = [text for entry in ENTRIES.values() for text in (entry.note, entry.doubt) if text]
+    for text in dict.fromkeys(told):
+        lines += ["", f"{text[0].upper()}{text[1:]}."]
     return "\n".join(lines) + "\n"
 
 

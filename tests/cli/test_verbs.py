@@ -104,6 +104,29 @@ def verifying(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(untrained(path, "reppoints_v2_nano", keep=20))
 
 
+@pytest.fixture(scope="module")
+def proposing(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained small CenterNet2 that finds something everywhere."""
+    path = tmp_path_factory.mktemp("proposing") / "centernet2.safetensors"
+    return str(untrained(path, "centernet2_nano", keep=20))
+
+
+def test_predict_draws_proposals_and_both_scores(
+    proposing: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """--looks of CenterNet2: three pictures; proposal, last region, both scores; --points: it has none."""
+    given = ("predict", pictures / "a" / "x.png", "--weights", proposing, "--score", "0.05")
+    run(capsys, *given, "--looks", "--out", tmp_path)
+    rows = json.loads((tmp_path / "detections.json").read_text())["annotations"]
+    assert rows
+    for row in rows:
+        assert len(row["first_box"]) == len(row["second_box"]) == 4
+        assert row["score"] == pytest.approx((row["first_score"] * row["second_score"]) ** 0.5, abs=1e-4)
+    assert Image.open(tmp_path / "x.png").width > 3 * 384
+    out, err = run(capsys, *given, "--points", "--out", tmp_path / "points")
+    assert "looks at boxes, not at points: --looks" in out + err
+
+
 def test_predict_draws_all_looks(
     weights: str, verifying: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -252,7 +252,7 @@ def test_cn_15_proposals_enter_unclipped_and_leave_clipped() -> None:
     seen: list[Tensor] = []
     second = detector.second
     detector.second = lambda maps, boxes, i: seen.append(boxes) or second(maps, boxes, i)  # type: ignore[method-assign]
-    detector._cascade(outputs, rois, sizes)
+    detector.cascade(outputs, rois, sizes)
     assert torch.equal(seen[0], rois)
     for later in seen[1:]:
         assert later.min() >= 0

@@ -31,21 +31,22 @@ def example() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained small V2 that finds something everywhere."""
-    path = tmp_path_factory.mktemp("weights") / "v2.safetensors"
-    return untrained(path, "reppoints_v2_nano", keep=3)
+def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Small ones that nobody trained and that find something everywhere."""
+    folder = tmp_path_factory.mktemp("weights")
+    names = ("reppoints_v2_nano", "centernet2_nano")
+    return [str(untrained(folder / f"{name}.safetensors", name, keep=3)) for name in names]
 
 
 def test_the_page_shows_pictures():
-    """A sheet, and a picture for each of the four steps; each has words for those who do not see it."""
-    assert len(SHOWN) == len(set(SHOWN)) == 5
-    assert PAGE.count("![") == 5
+    """Two sheets, and a picture for each of the four steps; each has words for those who do not see it."""
+    assert len(SHOWN) == len(set(SHOWN)) == 6
+    assert PAGE.count("![") == 6
 
 
-def test_the_script_makes_every_picture_of_the_page(example: ModuleType, weights: Path, tmp_path: Path):
+def test_the_script_makes_every_picture_of_the_page(example: ModuleType, weights: list[str], tmp_path: Path):
     """From given weights: the same names, no other, and something to see on each."""
-    example.main(["--weights", str(weights), "--out", str(tmp_path), "--score", "0.1"])
+    example.main(["--weights", *weights, "--out", str(tmp_path), "--score", "0.1"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(SHOWN)
     for name in SHOWN:
         picture = np.asarray(Image.open(tmp_path / name).convert("RGB"))
@@ -57,10 +58,11 @@ def test_the_script_trains_where_no_weights_are_given(example: ModuleType, tmp_p
     """In miniature: a few pictures, one epoch; the weights draw the page again, with the same result."""
     small = ["--pictures", "8", "--epochs", "1", "--score", "0"]
     example.main(["--out", str(tmp_path / "a"), "--run", str(tmp_path / "run"), *small])
-    weights = tmp_path / "run" / "best.safetensors"
-    assert open_weights(weights).model.entry.name == "reppoints_v2_nano"
-    assert read_checkpoint(weights).classes == CLASSES
-    example.main(["--out", str(tmp_path / "b"), "--weights", str(weights), *small])
+    weights = [tmp_path / "run" / model / "best.safetensors" for model in example.MODELS]
+    for file, model in zip(weights, example.MODELS, strict=True):
+        assert open_weights(file).model.entry.name == model
+        assert read_checkpoint(file).classes == CLASSES
+    example.main(["--out", str(tmp_path / "b"), "--weights", *map(str, weights), *small])
     for name in SHOWN:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -118,7 +118,7 @@ globals().update(
     classes(
         CenterNet2Checks,
         list(MODELS),
-        stepping={"original_centernet2_r50_1x": 3},
+        stepping={"original_centernet2_r50_1x": 2},
         without={"centernet2_cascade_r50_fpn_1x_traincommit"},
     )
 )

@@ -159,7 +159,8 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         """
         self.check(images)
         pyramid = self.neck(self.backbone(images))
-        logits, distances = zip(*map(self.head, pyramid, self.head.scales), strict=True)
+        logits, sides = zip(*map(self.head, pyramid), strict=True)
+        distances = [F.relu(scale * x) for scale, x in zip(self.head.scales, sides, strict=True)]
         return CenterNet2Outputs(
             L.grid(pyramid, self.strides, offset=0.5),
             tuple(pyramid),
@@ -282,7 +283,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         """Raw outputs and true sizes [B, 2] (h, w) -> detections; boxes are clipped to those sizes."""
         cfg = self.config
         seen = self.propose(outputs, top=cfg.test_top, keep=cfg.test_proposals)
-        boxes, classes = self._cascade(outputs, seen.boxes, sizes)[1:]
+        boxes, classes = self.cascade(outputs, seen.boxes, sizes)[1:]
         scores = (seen.scores[..., None] * classes).sqrt() if cfg.score == "product" else classes
         fit = boxes.isfinite().all(-1) & (seen.scores > 0)
         boxes, scores = torch.where(fit[..., None], boxes, 0), torch.where(fit[..., None], scores, 0)
@@ -298,10 +299,10 @@ class CenterNet2(Detector[CenterNet2Outputs]):
             truncated=kept.truncated,
         )
 
-    def _cascade(
+    def cascade(
         self, outputs: CenterNet2Outputs, rois: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All stages at test: regions of the last one, the boxes it makes of them, and classes [B, N, C]."""
+        """All stages at test, of rois [B, N, 4]: those of the last one, its boxes, and classes [B, N, C]."""
         said: list[Tensor] = []
         boxes = rois
         for i in range(len(self.stages)):
@@ -321,7 +322,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
             raise ValueError("these detections do not say which rows they are from; take them from `predict`")
         likely = to_float32(outputs.logits).sigmoid()
         proposals = self.boxes(outputs, found.origin)
-        rois, _, classes = self._cascade(outputs, proposals, sizes)
+        rois, _, classes = self.cascade(outputs, proposals, sizes)
         first = Look(
             title="first look",
             caption="Where an object of any class is likely centred, and the boxes that were proposed.",
@@ -368,7 +369,7 @@ def likelihood_maps(outputs: CenterNet2Outputs, strides: Sequence[int]) -> tuple
 
 
 class FirstLook(nn.Module):
-    """One level: features [B, width, h, w] -> logits [B, 1, h, w], distances [B, 4, h, w] in strides."""
+    """One level: features [B, width, h, w] -> logits [B, 1, h, w], unscaled distances [B, 4, h, w]."""
 
     def __init__(self, config: CenterNet2Config, levels: int) -> None:
         super().__init__()
@@ -382,9 +383,9 @@ class FirstLook(nn.Module):
         nn.init.constant_(cast("Tensor", self.heat.bias), -math.log(99))  # a likelihood of 0.01
         nn.init.constant_(cast("Tensor", self.sides.bias), 8)
 
-    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.tower(x)
-        return self.heat(x), F.relu(scale * self.sides(x))
+        return self.heat(x), self.sides(x)
 
 
 def _tower(config: CenterNet2Config) -> nn.Sequential:

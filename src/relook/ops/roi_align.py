@@ -97,7 +97,7 @@ def by_products(x: Tensor, rois: Tensor, side: int) -> Tensor:
 
 
 def _shares(low: Tensor, high: Tensor, side: int, cells: int) -> Tensor:
-    """What each bin of regions from `low` to `high` [B, S] takes of each cell of an axis: [B, S, side, cells].
+    """What each bin of regions from `low` to `high` [B, S] takes of each cell of an axis: [B, S, side, n].
 
     A bin has `often` equally spaced samples, one for each cell that it covers, and a sample shares itself
     among the two cells next to it. Samples are more than half a cell apart, so a cell is read by at most four

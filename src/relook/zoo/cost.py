@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from relook.detector import Detector
+from relook.detectors.centernet2 import CenterNet2
 from relook.files import whole_file
 from relook.zoo.catalog import ENTRIES
 from relook.zoo.entry import Entry
@@ -48,13 +51,21 @@ def count(entry: Entry) -> Cost:
         images = torch.empty(1, 3, height, width)
     formulas = {torch.ops.torchvision.deform_conv2d: _deformable}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        detector(images)
+        _look(detector, images)
     return Cost(
         parameters=sum(p.numel() for p in detector.parameters()),
         multiply_adds=counter.get_total_flops() // 2,
         height=height,
         width=width,
     )
+
+
+def _look(detector: Detector[Any], images: Tensor) -> None:
+    """All of the network's work for one image: of two-stage detectors also the second look at proposals."""
+    outputs = detector(images)
+    if isinstance(detector, CenterNet2):
+        rois = images.new_zeros(1, detector.config.test_proposals, 4)
+        detector.cascade(outputs, rois, torch.zeros(1, 2, dtype=torch.int64, device=images.device))
 
 
 def _deformable(_: Any, weight: torch.Size, *__: Any, out_shape: torch.Size, **___: Any) -> int:

@@ -86,6 +86,7 @@ class Entry:
     figures: tuple[Figure, ...] = ()
     licence: str = "Apache-2.0"  # of the publisher's code and weights
     weights: str = ""  # address of the published file, where a program may fetch it
+    note: str = ""  # about the figures, in a sentence
     doubt: str = ""  # what the published file leaves open, and how to find out, in a sentence
     input: tuple[int, int] = (800, 1333)  # height, width of a typical test image, for counting operations
 

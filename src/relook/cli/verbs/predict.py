@@ -67,11 +67,14 @@ def run(options: Options) -> int:
         views=options.views,
     )
     stream = look(_paths(options.images, out), looks=options.points or options.looks)
-    counter = Counter("pictures")
+    counter, told = Counter("pictures"), False
     with CocoFile(out / "detections.json", look.classes) as file:
         for result in stream:
             kept = result.above(options.score)
             name = _relative(kept.name, base)
+            if options.points and not told and not _has_points(kept):
+                remark("this model looks at boxes, not at points: --looks draws what it saw")
+                told = True
             rows = _rows(kept, options)
             file.add(name, height=kept.height, width=kept.width, found=rows)
             if not options.no_pictures:
@@ -113,6 +116,10 @@ def _rows(result: "Result", options: Options) -> list[dict[str, Any]]:
                 for row, value in zip(rows, values, strict=True):
                     row[name] = _rounded(value)
     return rows
+
+
+def _has_points(result: "Result") -> bool:
+    return any(look.points is not None for look in result.looks or ())
 
 
 def _rounded(value: Any) -> Any:
