@@ -11,7 +11,8 @@ unfair to none. Medians, and:
     of peak     multiply-adds done per second, as a part of what one large matrix product reaches here
     of ResNet   the same as a part of what a plain ResNet-50 reaches: 1.0 means that nothing but convolutions
                 costs time
-    loss        matching and losses as a part of a training step (CenterNet2's second look is in its losses)
+    loss        matching and losses as a part of a training step (of CenterNet2 with its second look, but
+                without the gradients of that look's own weights)
     ratio       V1's time over the model's own
     to peer     the time of the peer of the same kind over the model's own: FCOS for RepPoints, Faster R-CNN
                 v2 for CenterNet2

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,20 @@ class Case:
         made = [
             recipe.targets(t["seed"], i["height"], i["width"], t["count"], t["num_classes"]) for t, i in facts
         ]
-        return Targets.pad(
+        padded = Targets.pad(
             [torch.from_numpy(t["boxes"]) for t in made],
             [torch.from_numpy(np.asarray(t["labels"], dtype=np.int64)) for t in made],
             [(i["height"], i["width"]) for i in self.about["input"]["images"]],
         )
+        if not any(t.get("masks") for t in self.about["targets"]):
+            return padded
+        height, width = self.images()[0].shape[-2:]
+        masks = torch.zeros(*padded.valid.shape, height, width, dtype=torch.bool)
+        sizes = [(i["height"], i["width"]) for i in self.about["input"]["images"]]
+        for slot, t, (h, w) in zip(masks, made, sizes, strict=True):
+            drawn = torch.from_numpy(recipe.ellipse_masks(t["boxes"], h, w))
+            slot[: len(drawn), :h, :w] = drawn
+        return replace(padded, masks=masks)
 
 
 def manifests(family: str) -> dict[str, list[tuple[str, list[int]]]]:

@@ -143,14 +143,21 @@ def _between(old: str, name: str, new: str) -> str:
 
 def _models() -> str:
     rows = ["| model | parameters | GFLOPs | AP val2017 | test-dev | by |", "|---|---:|---:|---:|---:|---|"]
-    return "\n".join([*rows, *(_model(entry) for entry in ENTRIES.values())]) + "\n"
+    rows += [_model(entry) for entry in ENTRIES.values()]
+    if any(entry.doubt for entry in ENTRIES.values()):
+        rows += [
+            "",
+            "(1) One file, two readings; which of them has these figures is [open](docs/numbers.md).",
+        ]
+    return "\n".join(rows) + "\n"
 
 
 def _model(entry: Entry) -> str:
     spent = cost(entry)
     ap, test_dev = (entry.figure("AP", f"coco/{part}") for part in ("val2017", "test-dev"))
     sizes = f"{spent.parameters / 1e6:.1f} M | {spent.multiply_adds / 1e9:.1f}"
-    published = " | ".join("" if value is None else f"{value:.1f}" for value in (ap, test_dev))
+    mark = " (1)" if entry.doubt else ""
+    published = " | ".join("" if value is None else f"{value:.1f}{mark}" for value in (ap, test_dev))
     ours = entry.publisher == "relook"
     whose = "relook: small, for CPUs, the demo and tests" if ours else entry.publisher
     return f"| `{entry.name}` | {sizes} | {published} | {whose} |"

@@ -296,5 +296,10 @@ def begin(detector: Detector[Any], model: Model, backbone_weights: str, start: P
         return load_start(detector, model.entry.detector, start)
     wanted = model.entry.recipe.backbone_weights if backbone_weights == "auto" else backbone_weights
     if wanted is None or wanted == "none":
-        return "random weights"
+        kept = [p for p in detector.parameters() if not p.requires_grad and p.ndim > 1]
+        never = (
+            "; parts of it are frozen and will never learn: start from a file (--start, --backbone-weights), "
+        )
+        never += "or train all of it (--set detector.backbone.frozen=0)"
+        return f"random weights{never if kept else ''}"
     return f"{load_backbone(detector, wanted)} tensors of the backbone from {wanted}"

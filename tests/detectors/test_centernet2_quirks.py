@@ -17,6 +17,7 @@ from relook.backbones.timm_maps import TimmMapsConfig
 from relook.detectors.centernet2 import CenterNet2, CenterNet2Config, CenterNet2Outputs
 from relook.ops.box_coder import LIMIT, decode
 from relook.ops.devices import mean_over_devices
+from relook.ops.sampling import Budget
 from relook.parts.box_head import Regions, box_head_loss, training_regions
 from relook.parts.fpn import FPN
 from relook.types import Targets
@@ -284,6 +285,7 @@ TWO = """
 import sys, torch
 from torch import distributed as dist
 from relook.ops.devices import mean_over_devices
+from relook.ops.sampling import Budget
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
 mine = torch.tensor(3 + 4 * rank)
@@ -355,7 +357,7 @@ def test_regions_are_drawn_by_lot_and_balanced() -> None:
     drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(training_regions(boxes, valid, targets, iou=0.6, budget=64))
+        drawn.append(training_regions(boxes, valid, targets, iou=0.6, budget=Budget(64, 0.25)))
     assert torch.equal(drawn[0].index, drawn[1].index)
     assert not torch.equal(drawn[0].index, drawn[2].index)
     for one in drawn:
@@ -363,9 +365,9 @@ def test_regions_are_drawn_by_lot_and_balanced() -> None:
         assert int(one.positive.sum()) == 16
         assert one.chosen.all()
         assert (one.index.diff() > 0).all()
-    every = training_regions(boxes, valid, targets, iou=0.6, budget=1_000_000)
+    every = training_regions(boxes, valid, targets, iou=0.6, budget=Budget(1_000_000, 0.25))
     assert torch.equal(every.index[0], torch.arange(240))
-    few = training_regions(boxes[:, 38:44], valid[:, 38:44], targets, iou=0.6, budget=64)
+    few = training_regions(boxes[:, 38:44], valid[:, 38:44], targets, iou=0.6, budget=Budget(64, 0.25))
     assert few.boxes.shape == (1, 6, 4)
     assert few.chosen.all()
 

@@ -1,4 +1,4 @@
-"""Where objects are and how large: the first stage of CenterNet2 (arXiv:2103.07461, section 4.1).
+"""Where objects are and how large: the first stage of CenterNet2 (arXiv:2103.07461, section 5).
 
 Every object is a peak on the map of likelihood; the cells around its centre, on the levels of its size, tell
 how far its four sides are.

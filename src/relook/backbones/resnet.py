@@ -67,7 +67,8 @@ class ResNet(nn.Module):
         """As torch's, but statistics that are frozen stay so."""
         super().train(mode)
         if mode:
-            parts = [self.body] if self.config.freeze_statistics else self._frozen_parts()
+            constant = self.config.freeze_statistics or self.config.frozen_norms
+            parts = [self.body] if constant else self._frozen_parts()
             for norm in (norm for part in parts for norm in _norms(part)):
                 norm.eval()
         return self
@@ -89,8 +90,9 @@ def _stride_first(body: nn.ModuleDict) -> None:
     """Moves the stride of each bottleneck from its 3x3 convolution to the 1x1 before it."""
     for block in body.modules():
         first, second = getattr(block, "conv1", None), getattr(block, "conv2", None)
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d) and first.kernel_size == (1, 1):
-            first.stride, second.stride = second.stride, first.stride
+        if isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1):
+            spatial = cast("nn.Conv2d", second)
+            first.stride, spatial.stride = spatial.stride, first.stride
 
 
 class DeformableConv(nn.Module):

@@ -3,12 +3,12 @@
 The first look says how likely any object at all is centred at a place, and how far its sides are: a true
 likelihood, not a filter that merely recalls. The second look reads the features of each proposal again, off
 the grid, three times in ever better boxes, and says how likely each class is, given an object. The score of
-an answer is the root of their product.
+an answer is made of both.
 
 Two published lines share this file and differ in settings alone: a fork of mmdetection 2.13 (the defaults),
 and the paper's authors on detectron2.
 
-Read from top to bottom: settings, outputs, network, proposals, losses of both looks (4), prediction (3).
+Read from top to bottom: settings, outputs, network, proposals, losses of both looks (5), prediction (4).
 """
 
 import math
@@ -31,6 +31,7 @@ from relook.ops.devices import mean_over_devices
 from relook.ops.losses import giou
 from relook.ops.nms import box_nms, class_nms, class_pairs, only
 from relook.ops.roi_align import roi_features
+from relook.ops.sampling import Budget
 from relook.parts.box_head import BoxHead, Proposals, box_head_loss, training_regions
 from relook.parts.fpn import FPN
 from relook.parts.point_sets import init_normal, scale_gradient
@@ -38,10 +39,8 @@ from relook.types import Detections, HeatMap, Look, Losses, Targets, record, to_
 
 ROI_SIDE: Final = 7  # bins of a region's features
 THIN: Final = 0.01  # pixels that a proposal's sides have at least
-SURE, IGNORED = (
-    1e-4,
-    0.85,
-)  # likelihoods are kept within SURE .. 1 - SURE; background above IGNORED costs nothing
+SURE: Final = 1e-4  # likelihoods are kept within SURE .. 1 - SURE
+IGNORED: Final = 0.85  # background that is likelier an object than this costs nothing
 HEAT_WEIGHT, POSITIVE_WEIGHT = 0.5, 0.25  # of the loss; of its positives, the rest is of background
 
 
@@ -189,8 +188,8 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         if cfg.proposal_shift:
             largest = torch.where(scores[..., None] > 0, compared, 0).flatten(1).amax(1, keepdim=True)
             compared = compared + (scores * (largest + 1)).unsqueeze(-1)
-        kept = box_nms(compared, scores, iou=cfg.proposal_nms, keep=keep)
-        return Proposals(L.gather_rows(boxes, kept.row), kept.score, rows.gather(1, kept.row))
+        kept = box_nms(compared, scores, iou=cfg.proposal_nms, keep=keep, ties=True)
+        return Proposals(L.gather_rows(boxes, kept.row), kept.score, rows.gather(1, kept.row), kept.truncated)
 
     def boxes(self, outputs: CenterNet2Outputs, rows: Tensor) -> Tensor:
         """Boxes [B, N, 4] that points rows [B, N] tell, in pixels, not clipped; no side is below THIN."""
@@ -251,8 +250,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
                 targets,
                 iou=iou,
                 own=objects if cfg.resample else 0,
-                budget=cfg.roi_samples if draws else None,
-                fraction=cfg.positive_fraction,
+                budget=Budget(cfg.roi_samples, cfg.positive_fraction) if draws else None,
             )
             logits, deltas = self.second(pyramid, regions.boxes, i)
             losses[f"cls_{i}"], losses[f"box_{i}"] = box_head_loss(
@@ -276,7 +274,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         boxes = decode(rois, deltas, center_std=center_std, size_std=size_std, limit_both=limit)
         return B.clip(boxes, sizes)
 
-    # -- 3 prediction --------------------------------------------------------------------------
+    # -- 4 prediction --------------------------------------------------------------------------
 
     @torch.no_grad()
     def predict(self, outputs: CenterNet2Outputs, sizes: Tensor) -> Detections:
@@ -296,7 +294,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
             labels=kept.label,
             count=kept.count,
             origin=seen.rows.gather(1, kept.row),
-            truncated=kept.truncated,
+            truncated=kept.truncated | seen.truncated,
         )
 
     def cascade(
@@ -325,7 +323,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         rois, _, classes = self.cascade(outputs, proposals, sizes)
         first = Look(
             title="first look",
-            caption="Where an object of any class is likely centred, and the boxes that were proposed.",
+            caption="Where an object of any class is likely centred, and the proposals behind the answers.",
             boxes=B.clip(proposals, sizes),
             scores=likely.gather(1, found.origin).sqrt(),
             maps=likelihood_maps(outputs, self.strides),
@@ -339,11 +337,11 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         return first, second
 
 
-# -- 4.1 loss of the first look ----------------------------------------------------------------
+# -- 5 loss of the first look ----------------------------------------------------------------
 
 
 def likelihood_loss(logits: Tensor, wanted: CenterTargets) -> Tensor:
-    """Focal loss of logits [B, P] against the heat of objects, per object and level (equation 1).
+    """Focal loss of logits [B, P] against the heat of objects, per object and level.
 
     Background that is sure to be an object costs nothing: it may be one that nobody annotated.
     """

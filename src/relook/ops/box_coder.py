@@ -9,9 +9,7 @@ from torch import Tensor
 from relook.ops import boxes as B
 
 LIMIT: Final = math.log(1000 / 16)  # of the logarithm of a ratio of sides, so that no exponential overflows
-LEAST: Final = (
-    1e-6  # pixels of a side that something is divided by: an empty box is encoded without infinities
-)
+LEAST: Final = 1e-6  # pixels that a side counts at least, so that an empty box is encoded without infinities
 
 
 def encode(rois: Tensor, boxes: Tensor, *, center_std: float, size_std: float) -> Tensor:

@@ -7,6 +7,7 @@ rounding.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Final
 
 import torch
@@ -17,7 +18,7 @@ from relook.ops import boxes as B
 from relook.ops.levels import whole_log2
 from relook.ops.lowering import exporting
 
-FAR: Final = 2.0**15  # pixels: what a region has beyond is cut off, so that a diverged one costs no minutes
+FAR: Final = 2.0**13  # pixels: what a region has beyond is cut off, so that a diverged one costs no minutes
 RULES: Final = {56: (0, 1e-6), 224: (1, 1e-8)}  # size: its level, and what keeps the logarithm finite
 CELLS: Final = 1024  # of a map: above, torchvision is quicker on CPUs too; `benchmarks/regions.py`
 
@@ -46,7 +47,7 @@ def roi_features(
 ) -> Tensor:
     """Features of regions, each read from the level of its size.
 
-    Every level is asked for all regions, those of other levels collapsed to nothing, which costs nothing and
+    Every level is asked for all regions, those of other levels collapsed to nothing, which costs little and
     adds exactly zero: no shape depends on values. All images go through in one call.
 
     Args:
@@ -63,11 +64,15 @@ def roi_features(
     rois = rois.detach().clamp(-FAR, FAR)
     rois = torch.where((B.size(rois) >= 0).all(-1, keepdim=True), rois, 0)  # inverted, or NaN: nothing there
     level = roi_levels(rois, size=size, levels=len(pyramid))[..., None]
-    answer = rois.new_zeros(())
-    for i, (x, stride) in enumerate(zip(pyramid, strides, strict=True)):
-        mine = torch.where(level == i, rois, 0) / stride
-        answer = answer + roi_align(x.to(rois.dtype), mine, side)
-    return answer
+    parts: list[Tensor] = []
+    device = rois.device.type  # in half precision a place in a large map could not be told
+    narrow = device != "meta" and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if narrow else nullcontext():
+        for i, (x, stride) in enumerate(zip(pyramid, strides, strict=True)):
+            mine = torch.where(level == i, rois, 0) / stride
+            part = roi_align(x.to(rois.dtype), mine, side)
+            parts = [parts[0] + part] if parts else [part]
+    return parts[0]
 
 
 def roi_align(x: Tensor, rois: Tensor, side: int) -> Tensor:
@@ -100,8 +105,8 @@ def _shares(low: Tensor, high: Tensor, side: int, cells: int) -> Tensor:
     """What each bin of regions from `low` to `high` [B, S] takes of each cell of an axis: [B, S, side, n].
 
     A bin has `often` equally spaced samples, one for each cell that it covers, and a sample shares itself
-    among the two cells next to it. Samples are more than half a cell apart, so a cell is read by at most four
-    of them.
+    among the two cells next to it. Samples are more than half a cell apart, so of those after `before`, the
+    last one that a cell does not see, it sees at most four.
     """
     low, high = low - 0.5, high - 0.5  # before the difference: rounding must not change how often is sampled
     wide = (high - low)[..., None, None] / side  # of a bin, in cells

@@ -10,7 +10,7 @@ from relook.assign.max_iou import max_iou
 from relook.ops.box_coder import encode
 from relook.ops.levels import gather_rows
 from relook.ops.losses import smooth_l1
-from relook.ops.sampling import balanced_sample
+from relook.ops.sampling import Budget, balanced_sample
 from relook.types import Targets, record, to_float32
 
 
@@ -23,8 +23,8 @@ class BoxHead(nn.Module):
         hidden: width of the two hidden layers.
         num_classes: C.
         per_class: deltas are [N, 4 * C], four for each class; otherwise [N, 4], the same for all.
-        start: initial weights: Xavier-normal everywhere (mmdetection's cascade), or detectron2's:
-            Kaiming-uniform hidden layers and small normal outputs.
+        start: initial weights: Xavier-normal everywhere (mmdetection's CenterNet2), or small normal outputs
+            behind hidden layers that are Kaiming-uniform (detectron2) or Xavier-uniform (mmdetection).
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class BoxHead(nn.Module):
         num_classes: int,
         *,
         per_class: bool,
-        start: Literal["xavier", "detectron2"],
+        start: Literal["xavier", "detectron2", "mmdet"],
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -49,11 +49,13 @@ class BoxHead(nn.Module):
                 nn.init.xavier_normal_(layer.weight)
             elif layer in (self.cls, self.box):
                 nn.init.normal_(layer.weight, std=0.01 if layer is self.cls else 0.001)
+            elif start == "mmdet":
+                nn.init.xavier_uniform_(layer.weight)
             else:
                 nn.init.kaiming_uniform_(layer.weight, a=1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        x = features.flatten(1)  # channel, row, column
+        x = features.flatten(1).to(self.cls.weight.dtype)  # channel, row, column
         for layer in self.hidden:
             x = F.relu(layer(x))
         return self.cls(x), self.box(x)
@@ -66,6 +68,7 @@ class Proposals:
     boxes: Tensor  # [B, N, 4] pixels, not clipped
     scores: Tensor  # [B, N]; 0 where an image has fewer
     rows: Tensor  # [B, N] int64, the rows of the detector's outputs that say so
+    truncated: Tensor  # [B] bool, a compiled graph left some out
 
 
 @record
@@ -74,7 +77,8 @@ class Regions:
 
     index: Tensor  # [B, S] int64, which of the boxes they were chosen from
     boxes: Tensor  # [B, S, 4] pixels
-    wanted: Tensor  # [B, S, 4] pixels, the object that a positive one stands for
+    owner: Tensor  # [B, S] int64, the object that a positive one stands for, a row of Targets
+    wanted: Tensor  # [B, S, 4] pixels, its box
     labels: Tensor  # [B, S] int64, its class
     positive: Tensor  # [B, S] bool
     chosen: Tensor  # [B, S] bool; the others fill up and count for nothing
@@ -86,9 +90,9 @@ def training_regions(
     targets: Targets,
     *,
     iou: float,
+    forced: float | None = None,
     own: int = 0,
-    budget: int | None = None,
-    fraction: float = 0.25,
+    budget: Budget | None = None,
 ) -> Regions:
     """Which of boxes [B, N, 4] are trained on, and as what: positive from an overlap of `iou` on.
 
@@ -97,22 +101,21 @@ def training_regions(
         valid: [B, N] bool; others fill up.
         targets: ground truth, of M objects.
         iou: of positive ones; all others are background.
+        forced: as in `max_iou`; the objects themselves, if they are among the boxes, do not count there.
         own: 0, or M where the first M boxes are the objects and each stands for itself.
-        budget: regions of an image; None: all of them.
-        fraction: of the budget that positive ones may take.
+        budget: of regions drawn by lot; None: all of them.
     """
-    assigned = max_iou(boxes.detach(), valid, targets, positive=iou, negative=iou, forced=False)
+    others, real = boxes[:, own:].detach(), valid[:, own:]
+    assigned = max_iou(others, real, targets, positive=iou, negative=iou, forced=forced)
     itself = torch.arange(own, device=boxes.device).expand(len(boxes), -1)
-    owner = torch.cat([itself, assigned.index[:, own:]], dim=1)
-    positive = torch.cat([valid[:, :own], assigned.positive[:, own:]], dim=1)
-    most = boxes.shape[1] if budget is None else budget
-    taken = balanced_sample(
-        positive, valid & ~positive, budget=most, fraction=1.0 if budget is None else fraction
-    )
+    owner = torch.cat([itself, assigned.index], dim=1)
+    positive = torch.cat([valid[:, :own], assigned.positive], dim=1)
+    taken = balanced_sample(positive, valid & ~positive, budget or Budget(boxes.shape[1], 1.0))
     owner = owner.gather(1, taken.index)
     return Regions(
         index=taken.index,
         boxes=gather_rows(boxes, taken.index),
+        owner=owner,
         wanted=gather_rows(targets.boxes, owner).to(boxes.dtype),
         labels=targets.labels.gather(1, owner),
         positive=positive.gather(1, taken.index) & taken.chosen,

@@ -80,7 +80,8 @@ def point_looks(grid: L.Grid, init: Tensor, refine: Tensor, found: Detections) -
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
     """x itself, whose gradient is multiplied by scale."""
-    return scale * x + (1 - scale) * x.detach()
+    still = x.detach()
+    return still + scale * (x - still)  # the second part is exactly zero: values stay as they are
 
 
 def init_normal(module: nn.Module, std: float = 0.01) -> None:

@@ -19,12 +19,12 @@ from relook.zoo.entry import DetectorConfig, Layout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What `load_published` did. Of weights nothing was missing or unexpected, or it would have raised."""
+    """What `load_published` did. No weight was missing or unexpected, or it would have raised."""
 
     tensors: int  # loaded
     layout: str  # whose names the file's keys carried
     missing: tuple[str, ...] = ()  # batch counters that the file lacks; nothing depends on them
-    unexpected: tuple[str, ...] = ()  # batch counters that the detector lacks
+    unexpected: tuple[str, ...] = ()  # batch counters that the detector lacks, and what no detector needs
     classes: tuple[str, ...] = ()  # names that the file gives to its classes
     epoch: int | None = None
     stand_ins: tuple[str, ...] = ()  # foreign objects in the file that were replaced by harmless values

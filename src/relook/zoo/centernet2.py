@@ -8,7 +8,7 @@ from relook.backbones.timm_maps import TimmMapsConfig
 from relook.detectors.centernet2 import CenterNet2Config
 from relook.recipe import KeepRatio, Optimizer, Pixels, Recipe, Schedule, Selection
 from relook.renaming import Rules
-from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Hint, Layout
+from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Layout
 from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
 
 PAPER = "2103.07461"
@@ -90,23 +90,20 @@ FAMILY = Family(
             "frozen_norms",
         }
     ),
-    hints=(
-        Hint(setting="detector.min_score", pattern=r"rcnn\s*=\s*dict\([^)]*score_thr\s*=\s*([\d.]+)"),
-        EPOCHS,
-    ),
+    hints=(EPOCHS,),
 )
 
 # -- recipes -----------------------------------------------------------------------------------
 
-MMDET_1X = (
-    Recipe(  # of the published log: 4 x 4 images at 0.02; the released configuration says 0.04 and 8 each
-        optimizer=Optimizer(lr=0.02, clip=35.0),
-        schedule=Schedule(epochs=12, drops=(8, 11), warmup_steps=1000, warmup_from=1e-4, warmup_reach=1000),
-        group_by="w>h",
-        selection=Selection(need="class annotation"),
-        backbone_weights="resnet50.tv_in1k",
-    )
+# of the published log, at 4 x 4 images; the released configuration has a rate of 0.04 and 8 images a device
+MMDET_1X = Recipe(
+    optimizer=Optimizer(lr=0.02, clip=35.0),
+    schedule=Schedule(epochs=12, drops=(8, 11), warmup_steps=1000, warmup_from=1e-4, warmup_reach=1000),
+    group_by="w>h",
+    selection=Selection(need="class annotation"),
+    backbone_weights="resnet50.tv_in1k",
 )
+# which annotations and images count, and how batches are filled, follow relook's rules, not detectron2's
 ORIGINAL_1X = Recipe(
     optimizer=Optimizer(lr=0.02, clip=1.0, clip_by="value", no_decay=("norm_weights",)),
     schedule=Schedule(
@@ -157,10 +154,11 @@ NOTE = (
     "and 55.6 are small, medium and large, as the training log has them"
 )
 DOUBT = (
-    "the file alone cannot tell centernet2_cascade_r50_fpn_1x from its _traincommit: the released code and "
-    "the code of the training log read regions from different levels and score them differently; an "
-    "evaluation on COCO val2017 decides (`relook eval --model NAME --weights FILE --data coco/`): the right "
-    "one has AP 40.5"
+    "the file alone cannot tell centernet2_cascade_r50_fpn_1x from its _traincommit: the training log names "
+    "other code than was released, which reads regions from other levels (detector.roi_level_size) and "
+    "scores them otherwise (detector.score); an evaluation on COCO val2017 decides, for which AP 40.5 was "
+    "published: `relook eval --model NAME --weights FILE --data coco/`. A file that was trained further is "
+    "decided by its own validation data"
 )
 
 
