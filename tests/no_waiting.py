@@ -26,12 +26,13 @@ OPERATORS = {  # whose result must be known on the host before the next can star
 
 
 def declared(name: str, allowed: frozenset[str]) -> bool:
-    """Whether a wait is one that a detector declares: by its name, or anywhere inside of `relook.ops.nms`."""
+    """Whether a wait is one that a detector declares: by its name, or inside of `relook.ops` of that name."""
     if name in allowed:
         return True
+    files = tuple(f"relook/ops/{one}.py" for one in allowed)
     frame = sys._getframe(1)
-    while "nms" in allowed and frame is not None:
-        if frame.f_code.co_filename.replace("\\", "/").endswith("relook/ops/nms.py"):
+    while files and frame is not None:
+        if frame.f_code.co_filename.replace("\\", "/").endswith(files):
             return True
         frame = frame.f_back
     return False

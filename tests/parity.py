@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import relook
 from published import Case, difference
+from relook.types import ImageDetections
 from relook.zoo.entry import Entry
 
 TOLERANCE = 1e-6  # relative, in float64; the cases are stored in float32, 6e-8
@@ -34,6 +36,11 @@ class Run:
         self.seen = self.seen or self.outputs
         self.losses: dict[str, Tensor] = self.detector.loss(self.outputs, self.targets)
         torch.stack(list(self.losses.values())).sum().backward()
+
+    @cached_property
+    def found(self) -> list[ImageDetections]:
+        """What is detected in each image."""
+        return self.detector.predict(self.seen, self.sizes).unpad()
 
     def check(self, record: Record, what: str, largest: float) -> None:
         """Notes the difference for docs/parity.md and holds it below the tolerance."""
@@ -67,7 +74,7 @@ class Checks:
     def test_detections(self, run: Run, record_property: Record) -> None:
         """The same boxes with the same scores and classes in the same order."""
         largest = 0.0
-        for i, found in enumerate(run.detector.predict(run.seen, run.sizes).unpad()):
+        for i, found in enumerate(run.found):
             assert torch.equal(found.labels, run.case.tensor(f"det/{i}/labels"))
             mine = {f"det/{i}/boxes": found.boxes, f"det/{i}/scores": found.scores}
             largest = max(largest, run.worst(mine))
@@ -96,7 +103,8 @@ class Checks:
         """The total loss before each of some SGD steps."""
         run.detector.load_state_dict(run.start)
         facts = run.case.about
-        lr = facts["sgd_lr"] if "sgd_lr" in facts else facts["optimiser"]["lr"]
+        told = (facts.get("optimiser"), facts["train"].get("sgd"), {"lr": facts.get("sgd_lr")})
+        lr = next(one["lr"] for one in told if one is not None)
         trained = [p for p in run.detector.parameters() if p.requires_grad]
         sgd = torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=1e-4)
         totals: list[Tensor] = []

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+import relook
 from relook.recipe import Flip, Jitter, KeepRatio, Optimizer, Recipe, Resize, Schedule, Selection, Stretch
 from relook.settings import BadValue, UnknownField, override, restored
 
@@ -166,3 +167,24 @@ def test_what_a_newer_version_wrote_is_not_half_understood() -> None:
         restored(Recipe, {**plain, "mixup": 1})
     with pytest.raises(UnknownField, match=r"its Recipe\.augment is a 'mosaic'"):
         restored(Recipe, {**plain, "augment": [{"kind": "mosaic"}]})
+
+
+def test_fields_that_fit_only_together_are_changed_together() -> None:
+    """Each alone would be refused; what is deeper is changed too, whatever the order."""
+    start = relook.entry("centernet2_nano")
+    changes = {
+        "detector.backbone.name": "cs3darknet_m",
+        "detector.stage_iou": "0.5,0.6",
+        "detector.center_stds": "0.1,0.05",
+        "detector.size_stds": "0.2,0.1",
+        "detector.nms": "0.6",
+    }
+    for given in (changes, dict(reversed(changes.items()))):
+        made: Any = override(start, given).detector
+        assert (made.stage_iou, made.nms, made.backbone.name) == ((0.5, 0.6), 0.6, "cs3darknet_m")
+    with pytest.raises(ValueError, match="one number for each stage"):
+        override(start, {"detector.stage_iou": "0.5,0.6", "detector.nms": "0.6"})
+    with pytest.raises(ValueError, match="score='foo': it must be one of product, mean_logits"):
+        relook.create_model("centernet2_nano", score="foo")
+    with pytest.raises(ValueError, match="keep=0: it must be at least 1"):
+        relook.create_model("retinanet_r50_fpn_1x", keep=0)

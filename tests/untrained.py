@@ -6,6 +6,7 @@ import torch
 
 from relook.data.shapes import CLASSES
 from relook.detectors.centernet2 import CenterNet2
+from relook.detectors.mask_rcnn import MaskRCNN
 from relook.weights.models import by_name
 from relook.weights.reading.checkpoint import save_weights
 
@@ -18,6 +19,8 @@ def untrained(path: Path, name: str, *, keep: int) -> Path:
     with torch.no_grad():
         if isinstance(detector, CenterNet2):
             detector.head.heat.bias.add_(6)
+        elif isinstance(detector, MaskRCNN):
+            detector.box_head.cls.weight.mul_(30)
         else:
             detector.head.cls_out.bias.add_(4)
     save_weights(path, detector.state_dict(), model.describe())

@@ -57,21 +57,25 @@ def create_model(name: str, *, num_classes: int | None = None, **settings: Any) 
     Args:
         name: see `list_models`, or "module:NAME" for an `Entry` of your own.
         num_classes: without it as published.
-        settings: fields of the model's configuration (`relook.entry(name).detector`).
+        settings: fields of the model's configuration (`relook.entry(name).detector`), or of its backbone's.
 
     Raises:
         ValueError: for an unknown name or setting; the message has the nearest.
     """
-    config = entry(name).detector
-    known = [f.name for f in fields(cast("Any", config))]
+    config: Any = entry(name).detector
+    own = [f.name for f in fields(config)]
+    below = [f.name for f in fields(config.backbone)] if hasattr(config, "backbone") else []
     for key in settings:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+        if key not in (*own, *below):
+            near = get_close_matches(key, [*own, *below], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(own)}"
             raise ValueError(f"{name} has no setting {key!r}; {hint}")
     if num_classes is not None:
         settings["num_classes"] = num_classes
-    return replace(cast("Any", config), **settings).build()
+    deeper = {key: settings.pop(key) for key in below if key in settings and key not in own}
+    if deeper:
+        settings["backbone"] = replace(settings.get("backbone", config.backbone), **deeper)
+    return replace(config, **settings).build()
 
 
 def load(
@@ -173,7 +177,8 @@ def evaluate(  # noqa: PLR0913 - all by keyword but one
     from relook.data.formats.detect import read  # noqa: PLC0415 (with the next, so that this alone pays)
     from relook.evaluation import evaluate as run  # noqa: PLC0415
 
-    loaded, source = _opened(model, weights, settings), read(data, split)
+    loaded = _opened(model, weights, settings)
+    source = read(data, split, masks=loaded.detector.has_masks)
     recipe = loaded.model.entry.recipe
     return run(
         loaded.detector,
@@ -275,7 +280,9 @@ def run_training(
     except ImportError as error:
         raise ImportError(f"training needs an extra ({error}); `pip install 'relook[train]'`") from error
 
-    source = read(data, "train")
+    with torch.device("meta"):  # segmentations fill much memory: only those read them who learn from them
+        masks = model.entry.detector.build().has_masks
+    source = read(data, "train", masks=masks)
     asked = model.settings.get("detector.num_classes")
     if asked is not None and int(asked) != len(source.classes):
         raise ValueError(
@@ -287,7 +294,8 @@ def run_training(
     detector = model.entry.detector.build()
     if settings.resume is None:
         log.info("starting from %s", begin(detector, model, backbone_weights, start))
-    return fit(detector, model.entry.recipe, source, read(data, "val"), settings, model.describe().metadata())
+    val = read(data, "val", masks=masks)
+    return fit(detector, model.entry.recipe, source, val, settings, model.describe().metadata())
 
 
 def begin(detector: Detector[Any], model: Model, backbone_weights: str, start: Path | str | None) -> str:

@@ -111,7 +111,7 @@ def evaluate(  # noqa: PLR0913 - what, on what and how: all by keyword but three
         total = -(-len(source.samples) // world)
         batches = _batches(engine, source, unread, batch=batch, workers=workers)
         with closing(_bar(batches, total, show=progress and rank == 0)) as shown:
-            mine = Rows.join([metric.keep(seen.key, seen.objects) for seen in engine.run(shown)])
+            mine = Rows.join([metric.keep(seen.key, seen.objects, seen.size) for seen in engine.run(shown)])
         everyone = _gather((mine, tuple(unread.values())))
         seconds = time.monotonic() - started
         report, rows, broken = None, Rows.join([]), ()

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ class Seen:
     """What was found in one image, in pixels of the original; boxes and scores are float64."""
 
     key: int
+    size: tuple[int, int]  # (height, width) of the original
     objects: ImageDetections
     looks: tuple[ImageLook, ...] = ()
 
@@ -140,9 +141,16 @@ class Engine:
             if coming:
                 now = self._stacked([one.result() for one in coming])
         plain = len(views) == 1 and not views[0].mirrored
+        heights, widths = (cast("list[int]", side.tolist()) for side in batch.originals.unbind(1))
+        sizes = zip(heights, widths, strict=True)
         return [
-            _merged(key, mine, seen, self.views, plain=plain)
-            for key, mine, seen in zip(batch.keys, found, looks, strict=True)
+            Seen(key=key, size=size, objects=objects, looks=mine)
+            for key, size, (objects, mine) in zip(
+                batch.keys,
+                sizes,
+                (_merged(one, seen, self.views, plain=plain) for one, seen in zip(found, looks, strict=True)),
+                strict=True,
+            )
         ]
 
     def _look(
@@ -233,20 +241,19 @@ def _on_host(found: Detections) -> Detections:
 
 
 def _merged(
-    key: int,
     found: Sequence[ImageDetections],
     looks: Sequence[tuple[ImageLook, ...]],
     views: Views,
     *,
     plain: bool,
-) -> Seen:
+) -> tuple[ImageDetections, tuple[ImageLook, ...]]:
     """One answer from all views of an image.
 
     Looks follow the box that a merged box grew from. Maps, and boxes before their last move, are those of a
     single plain view: a mirrored top-left corner is another corner, and a merged box is none that was moved.
     """
     if plain:
-        return Seen(key=key, objects=found[0], looks=looks[0])
+        return found[0], looks[0]
     starts = np.cumsum([0, *(len(one) for one in found)]).tolist()
     numbered = [
         ImageDetections(one.boxes, one.scores, one.labels, one.masks, torch.arange(start, start + len(one)))
@@ -255,10 +262,9 @@ def _merged(
     objects = merge(numbered, views)
     rows = objects.origin if objects.origin is not None else torch.arange(len(objects))
     kept = [tuple(look for look in seen if not look.on_answer and look.has_rows) for seen in looks]
-    return Seen(
-        key=key,
-        objects=ImageDetections(objects.boxes, objects.scores, objects.labels, objects.masks),
-        looks=tuple(ImageLook.join(same).pick(rows) for same in zip(*kept, strict=True)),
+    return (
+        ImageDetections(objects.boxes, objects.scores, objects.labels, objects.masks),
+        tuple(ImageLook.join(same).pick(rows) for same in zip(*kept, strict=True)),
     )
 
 

@@ -34,9 +34,32 @@ def override(settings: T, changes: Mapping[str, object]) -> T:
     Raises:
         ValueError: for a field that is not there (with the nearest that is) or a text that does not fit.
     """
+    groups: dict[str, dict[str, object]] = {}
     for path, value in changes.items():
-        settings = _changed(settings, path, path.split("."), value)
+        above, _, name = path.rpartition(".")
+        groups.setdefault(above, {})[name] = value
+    for above in sorted(groups, key=lambda path: path.count(".")):  # a record whole before what is in it
+        for path, value in _together(settings, above, groups[above]).items():
+            settings = _changed(settings, path, path.split("."), value)
     return settings
+
+
+def _together(settings: Any, above: str, given: Mapping[str, object]) -> dict[str, object]:
+    """Several fields of one record become one change of it, because some fit only together."""
+    node = settings
+    for name in filter(None, above.split(".")):
+        node = getattr(node, name, None)
+    if not above or len(given) == 1 or not is_dataclass(node) or "kind" in given:
+        return {f"{above}.{name}" if above else name: value for name, value in given.items()}
+    read: dict[str, object] = {}
+    for name, value in given.items():
+        path = f"{above}.{name}"
+        kind = _field_type(cast("type[Any]", type(node)), name, path)
+        read[name] = _parse(value, kind, path) if isinstance(value, str) else value
+    try:
+        return {above: replace(cast("Any", node), **read)}
+    except ValueError as error:
+        raise ValueError(f"{above}: {error}") from None
 
 
 def _changed(node: T, path: str, rest: list[str], value: object) -> T:

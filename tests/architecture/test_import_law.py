@@ -58,10 +58,14 @@ def test_a_breach_is_found(tmp_path: Path, name: str, text: str, said: str):
 
 
 def test_no_room_is_too_large():
-    """None above 1200 lines: a folder's own files, whatever lies in folders below it."""
+    """None above 1200 lines: a folder's own files, whatever lies in folders below it.
+
+    Detectors do not know each other, and nobody need read two: each of their files has a limit of its own.
+    """
+    free = {house.SOURCE, house.SOURCE / "detectors"}
     folders = {file.parent for file in house.SOURCE.rglob("*.py")}
     large = {f"{folder.relative_to(house.SOURCE)}: {house.size(folder)}" for folder in folders
-             if folder != house.SOURCE and house.size(folder) > LARGEST}  # fmt: skip
+             if folder not in free and house.size(folder) > LARGEST}  # fmt: skip
     assert not large
     single = [file for file in house.SOURCE.glob("*.py") if len(file.read_text().splitlines()) > LARGEST]
     assert not single

@@ -97,7 +97,7 @@ def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
             assert np.array_equal(a.labels, b.labels)
             assert np.array_equal(a.area, b.area)
     file = folder / "annotations" / "instances_train2017.json"
-    carried = read_coco(file, [folder / "train2017"], Problems(), name="masks", masks=True)
+    carried = read_coco(file, [folder / "train2017"], Problems(masks=True), name="masks")
     for a, b in zip(shapes(4, seed=7).samples, carried.samples, strict=True):
         assert np.array_equal(_masks(a), _masks(b))
 

@@ -346,6 +346,25 @@ def test_cn_22_empty_boxes_are_dropped_last_in_one_line() -> None:
     assert counts[1] < counts[0]
 
 
+def test_proposals_of_an_image_do_not_depend_on_its_neighbour() -> None:
+    """Another image may keep more, by ties: this one keeps its own."""
+    detector = build()
+    outputs = detector(image(2))
+    logits = outputs.logits.clone()
+    logits[1] = 1.0
+    both = CenterNet2Outputs(outputs.grid, outputs.pyramid, logits, outputs.distances)
+    counts = (detector.propose(both, top=1000, keep=5).scores > 0).sum(1)
+    assert counts[0] == 5
+    assert counts[1] > 5
+
+
+def test_a_detector_in_half_precision_finds_something() -> None:
+    """All of its weights in 16 bits: regions are read in single precision and go on in half."""
+    detector = build().bfloat16()
+    found = detector.predict(detector(image().bfloat16()), torch.tensor([[SIDE, SIDE]]))
+    assert found.count > 0
+
+
 # -- parts -----------------------------------------------------------------------------------------------
 
 

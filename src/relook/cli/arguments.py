@@ -132,8 +132,8 @@ def _add(parser: _Parser, verb: Verb, f: "Field[Any]", kind: Any) -> None:
     about: dict[str, Any] = {"help": _help(f, verb)}
     if not positional:
         about["dest"] = f.name
-    if kind is bool and f.default is False and "help" in f.metadata:
-        parser.add_argument(flag, action="store_true", **about)
+    if (kind is bool and f.default is False and "help" in f.metadata) or _choices(kind):
+        parser.add_argument(flag, **about, **_plain(f, kind))
         return
     if kind is bool:  # of settings that are also written in YAML or Python: --flag, --flag true, --flag false
         about |= {"nargs": "?", "const": True, "metavar": "true|false"}
@@ -149,6 +149,21 @@ def _add(parser: _Parser, verb: Verb, f: "Field[Any]", kind: Any) -> None:
     cast("Any", parser).add_argument(
         flag, **{k: v for k, v in about.items() if v is not None or k == "default"}
     )
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Of a tuple of words: which words there are."""
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return get_args(inner) if get_origin(inner) is Literal else ()
+
+
+def _plain(f: "Field[Any]", kind: Any) -> dict[str, Any]:
+    """How argparse itself reads a flag without a value, and one with several of some words."""
+    words = _choices(kind)
+    if not words:
+        return {"action": "store_true"}
+    default = list(cast("tuple[str, ...]", f.default))
+    return {"type": str, "choices": words, "nargs": "+", "metavar": "|".join(words), "default": default}
 
 
 def _help(f: "Field[Any]", verb: Verb) -> str:
@@ -257,6 +272,8 @@ def _words(kind: Any) -> str:
     """A type as people say it."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
+    if _choices(kind):
+        return "one or more of " + ", ".join(_choices(kind))
     kinds = [k for k in get_args(kind) if k is not NoneType] or [kind]
     named = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
     return " or ".join(named[k] if k in named else _words(k) if get_args(k) else str(k) for k in kinds)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, cast
 
@@ -19,6 +19,7 @@ from relook.data.samplers import Batches, EachOnce, FilledGroups, Pick, Streamed
 from relook.data.transforms.network_input import normalise_into, padded_sides
 from relook.data.transforms.steps import Picture, augment, flip, picture, resize
 from relook.recipe import Pixels, Recipe, Selection, Size, Step
+from relook.rle import bitmap
 from relook.types import Targets, record
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ def train_loader(  # noqa: PLR0913 - what, how, and this process among all: all 
     stride: int,
     rank: int = 0,
     world: int = 1,
+    masks: bool = False,
 ) -> Loader:
     """Shuffled, augmented batches; what an image looks like depends on seed, epoch and image only.
 
@@ -156,15 +158,22 @@ def train_loader(  # noqa: PLR0913 - what, how, and this process among all: all 
         stride: the detector's; sides of the input are multiples of it.
         rank: number of this process.
         world: number of processes; all get equally many batches.
+        masks: targets have masks, too.
 
     Raises:
-        DataError: when the recipe leaves no image to train on.
+        DataError: when the recipe leaves no image to train on, or the data have no masks.
     """
     kept = trainable(source, recipe.selection)
+    if masks and not any(source.samples[i].segmentation for i in kept):
+        raise DataError(
+            f"{source.file or source.name} has no masks, which this model learns; annotate them in COCO's "
+            "format (segmentation: polygons or run lengths), or train a model that finds boxes"
+        )
     groups = orientation_groups(source.samples, kept, recipe.group_by)
     kind = StreamedGroups if recipe.group_by == "w>=h" else FilledGroups
     batches = kind(groups, batch=batch, seed=seed, rank=rank, world=world)
     images = _TrainingImages(source, recipe.train_size, steps=recipe.augment, groups=groups, seed=seed)
+    images.masks = masks
     return Loader(images, batches, workers=workers, pixels=recipe.pixels, stride=stride)
 
 
@@ -280,6 +289,7 @@ class _Images(Dataset[_Tried]):
 
     training: bool
     files = False  # deliver the decoded files, too
+    masks = False  # and what is annotated as masks
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -305,8 +315,10 @@ class _Images(Dataset[_Tried]):
     def _load(self, sample: Sample, pick: Pick) -> _Loaded:
         file = sample.image()
         learnt = trained_boxes(sample)
+        drawn = bitmaps(sample, np.flatnonzero(learnt), file.shape[0], file.shape[1]) if self.masks else None
+        start = picture(file, sample.boxes[learnt], sample.labels[learnt], drawn)
         return _Loaded(
-            picture=self.change(picture(file, sample.boxes[learnt], sample.labels[learnt]), sample, pick),
+            picture=self.change(start, sample, pick),
             original=(file.shape[0], file.shape[1]),
             file=torch.from_numpy(np.require(file, requirements=["C", "W"])) if self.files else None,
             sample=sample,
@@ -359,6 +371,38 @@ class _TestImages(_Images):
         return flip(small) if self._mirrored else small
 
 
+def bitmaps(sample: Sample, rows: NDArray[np.int64], height: int, width: int) -> Tensor:
+    """The masks of some objects of a sample: [n, height, width] bool.
+
+    An object without a usable segmentation is as large as its box.
+
+    Raises:
+        BrokenImage: when run lengths cannot be read; the message names the object.
+    """
+    drawn = torch.zeros(len(rows), height, width, dtype=torch.bool)
+    for place, row in zip(drawn, rows.tolist(), strict=True):
+        try:
+            mask = bitmap(sample.segmentation[row] if sample.segmentation else None, height, width)
+        except ValueError as error:
+            raise BrokenImage(f"{sample.path}: object {row + 1}: {error}") from error
+        if mask is not None:
+            place.copy_(torch.from_numpy(mask))
+        else:
+            x1, y1, x2, y2 = (round(v) for v in sample.boxes[row].clip(0).tolist())
+            place[y1:y2, x1:x2] = True
+    return drawn
+
+
+def _stacked_masks(loaded: Sequence[_Loaded], targets: Targets, height: int, width: int) -> Tensor:
+    """Masks of all images, padded like their targets: [B, M, H, W] bool."""
+    padded = torch.zeros(*targets.valid.shape, height, width, dtype=torch.bool)
+    for place, one in zip(padded, loaded, strict=True):
+        masks = one.picture.masks
+        if masks is not None:
+            place[: len(masks), : masks.shape[1], : masks.shape[2]] = masks
+    return padded
+
+
 def _deliver(tried: Sequence[_Tried], *, pixels: Pixels, stride: int) -> _Delivery:
     """Puts a batch together; runs in the workers."""
     loaded = [one.loaded for one in tried if one.loaded is not None]
@@ -380,6 +424,8 @@ def _batch(loaded: Sequence[_Loaded], pixels: Pixels, stride: int) -> Batch:
         labels=[one.picture.labels for one in loaded],
         sizes=sizes,
     )
+    if loaded[0].picture.masks is not None:
+        targets = replace(targets, masks=_stacked_masks(loaded, targets, height, width))
     return Batch(
         images=images,
         targets=targets,

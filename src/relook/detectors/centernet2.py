@@ -33,6 +33,7 @@ from relook.ops.nms import box_nms, class_nms, class_pairs, only
 from relook.ops.roi_align import roi_features
 from relook.ops.sampling import Budget
 from relook.parts.box_head import BoxHead, Proposals, box_head_loss, training_regions
+from relook.parts.checks import check_settings
 from relook.parts.fpn import FPN
 from relook.parts.point_sets import init_normal, scale_gradient
 from relook.types import Detections, HeatMap, Look, Losses, Targets, record, to_float32
@@ -100,8 +101,11 @@ class CenterNet2Config:
             raise ValueError("size_from and size_to: give each as many numbers as the pyramid has levels")
         if not 0 < len(self.stage_iou) == len(self.center_stds) == len(self.size_stds):
             raise ValueError("stage_iou, center_stds and size_stds: give one number for each stage")
-        if self.roi_samples < 1:
-            raise ValueError(f"roi_samples={self.roi_samples}: it must be at least 1")
+        counts = "num_classes width hidden train_top train_proposals test_top test_proposals roi_samples keep"
+        shares = "heat_overlap proposal_nms positive_fraction min_score nms"
+        check_settings(self, counts=counts, shares=shares)
+        if min(*self.center_stds, *self.size_stds) <= 0:
+            raise ValueError("center_stds and size_stds: each number must be more than 0")
 
     def build(self) -> "CenterNet2":
         return CenterNet2(self)
@@ -186,7 +190,8 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         boxes = self.boxes(outputs, rows)
         compared = boxes.detach()
         if cfg.proposal_shift:
-            largest = torch.where(scores[..., None] > 0, compared, 0).flatten(1).amax(1, keepdim=True)
+            real = (scores[..., None] > 0) & compared.isfinite()
+            largest = torch.where(real, compared, 0).flatten(1).amax(1, keepdim=True)
             compared = compared + (scores * (largest + 1)).unsqueeze(-1)
         kept = box_nms(compared, scores, iou=cfg.proposal_nms, keep=keep, ties=True)
         return Proposals(L.gather_rows(boxes, kept.row), kept.score, rows.gather(1, kept.row), kept.truncated)
@@ -239,7 +244,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         pyramid = [scale_gradient(x, cfg.feature_gradient) for x in outputs.pyramid]
         boxes = seen.boxes if cfg.proposal_gradient else seen.boxes.detach()
         valid = seen.scores > 0
-        for i, (iou, center_std, size_std) in enumerate(self._stages()):
+        for i, (iou, *std) in enumerate(self._stages()):
             draws = cfg.resample or i == 0
             if draws:
                 boxes = torch.cat([targets.boxes.to(boxes.dtype), boxes], dim=1)
@@ -253,9 +258,10 @@ class CenterNet2(Detector[CenterNet2Outputs]):
                 budget=Budget(cfg.roi_samples, cfg.positive_fraction) if draws else None,
             )
             logits, deltas = self.second(pyramid, regions.boxes, i)
-            losses[f"cls_{i}"], losses[f"box_{i}"] = box_head_loss(
-                logits, deltas, regions, center_std=center_std, size_std=size_std, beta=cfg.roi_beta
+            terms = box_head_loss(
+                logits, deltas, regions, center_std=std[0], size_std=std[1], beta=cfg.roi_beta
             )
+            losses[f"cls_{i}"], losses[f"box_{i}"] = terms
             boxes = self._moved(regions.boxes.detach(), deltas.detach(), i, targets.sizes)
             if cfg.resample:  # objects are taken in again by the next stage: docs/quirks.md, cn-13
                 valid = regions.chosen & (regions.index >= objects)
@@ -308,8 +314,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
             logits, deltas = self.second(outputs.pyramid, rois, i)
             said.append(logits)
             boxes = self._moved(rois, deltas, i, sizes)
-        every = torch.stack(said)
-        together = self.config.score == "mean_logits"
+        every, together = torch.stack(said), self.config.score == "mean_logits"
         classes = every.mean(0).softmax(-1) if together else every.softmax(-1).mean(0)
         return rois, boxes, classes[..., :-1]  # background is the last
 
@@ -318,8 +323,7 @@ class CenterNet2(Detector[CenterNet2Outputs]):
         """The likelihood map, each answer's proposal and score; where the last stage looked, its score."""
         if found.origin is None:
             raise ValueError("these detections do not say which rows they are from; take them from `predict`")
-        likely = to_float32(outputs.logits).sigmoid()
-        proposals = self.boxes(outputs, found.origin)
+        likely, proposals = to_float32(outputs.logits).sigmoid(), self.boxes(outputs, found.origin)
         rois, _, classes = self.cascade(outputs, proposals, sizes)
         first = Look(
             title="first look",

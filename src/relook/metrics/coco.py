@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
 import hotcoco
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 
 from relook.data.sample import Sample, Source
 from relook.metrics.metric import MISSING, Report, Rows
+from relook.ops.masks import mask_runs
+from relook.rle import bitmap, runs
 from relook.types import ImageDetections
 
+SEGM = "segm "  # before the name of each number of masks
+Kind = Literal["bbox", "segm"]
 Backend = Literal["hotcoco", "pycocotools"]
 
 Tables = dict[str, NDArray[np.float64]]
@@ -45,7 +49,7 @@ class CocoBoxes:
     name: ClassVar[str] = "coco"
     headline: ClassVar[str] = "AP"
 
-    def keep(self, image: int, found: ImageDetections) -> Rows:
+    def keep(self, image: int, found: ImageDetections, size: tuple[int, int]) -> Rows:  # noqa: ARG002
         """Its boxes, scores and labels."""
         return Rows.of(image, found)
 
@@ -54,7 +58,41 @@ class CocoBoxes:
         return coco_ap(source, rows.to_coco(source.category_ids), backend=self.backend)
 
 
-def coco_ap(source: Source, detections: Sequence[dict[str, Any]], *, backend: Backend = "hotcoco") -> Report:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CocoMasks:
+    """COCO's metrics of boxes and of masks, whose numbers begin with "segm"; its headline is masks' AP."""
+
+    backend: Backend = "hotcoco"
+    boxes: bool = True  # both; False: masks alone
+    name: ClassVar[str] = "coco_segm"
+    headline: ClassVar[str] = f"{SEGM}AP"
+
+    def keep(self, image: int, found: ImageDetections, size: tuple[int, int]) -> Rows:
+        """Its boxes, scores and labels, and its masks as run lengths.
+
+        Raises:
+            ValueError: when the detector finds no masks.
+        """
+        if found.masks is None:
+            raise ValueError("this model finds boxes, no masks: measure it with `--metrics bbox`")
+        return Rows.of(image, found, mask_runs(found.masks, found.boxes, size))
+
+    def report(self, source: Source, rows: Rows) -> Report:
+        """The 12 numbers of masks behind those of boxes; AP and AP50 of each class are those of masks."""
+        found = rows.to_coco(source.category_ids)
+        masks = coco_ap(source, found, backend=self.backend, kind="segm")
+        boxes = coco_ap(source, found, backend=self.backend).numbers if self.boxes else {}
+        numbers = {**boxes, **{f"{SEGM}{name}": value for name, value in masks.numbers.items()}}
+        return replace(masks, metric=self.name, headline=self.headline, numbers=numbers)
+
+
+def coco_ap(
+    source: Source,
+    detections: Sequence[dict[str, Any]],
+    *,
+    backend: Backend = "hotcoco",
+    kind: Kind = "bbox",
+) -> Report:
     """Compares detections with the ground truth of `source`.
 
     Args:
@@ -62,14 +100,17 @@ def coco_ap(source: Source, detections: Sequence[dict[str, Any]], *, backend: Ba
         detections: COCO results: image_id, category_id (the dataset's own ids), bbox (x, y, width, height in
             original pixels), score.
         backend: who computes. Both give the same numbers; hotcoco is many times faster.
+        kind: what is compared: boxes, or masks (segmentation, as run lengths).
 
     Raises:
         ValueError: when a detection names an image or a category that `source` does not have.
     """
-    truth = ground_truth(source)
+    truth = ground_truth(source, masks=kind == "segm")
     _check(source, truth, detections)
     run = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}[backend]
-    tables = run(truth, [dict(row) for row in detections])
+    left_out = "bbox" if kind == "segm" else "segmentation"  # the tools take sizes from what they see first
+    told = [{key: value for key, value in row.items() if key != left_out} for row in detections]
+    tables = run(truth, told, kind)
     precision = tables["precision"]  # [T, R, C, area, maxDets]
     # the tools sort the categories by id; rows of `source.classes` need not be sorted so
     rows = np.argsort(np.argsort(np.asarray(source.category_ids, dtype=np.int64)))
@@ -90,15 +131,23 @@ def coco_ap(source: Source, detections: Sequence[dict[str, Any]], *, backend: Ba
     )
 
 
-def ground_truth(source: Source) -> dict[str, Any]:
-    """The content of a COCO annotation file that holds `source`: original pixels, the dataset's own ids."""
+def ground_truth(source: Source, *, masks: bool = False) -> dict[str, Any]:
+    """The content of a COCO annotation file that holds `source`: original pixels, the dataset's own ids.
+
+    Raises:
+        ValueError: when masks are wanted and the data have none.
+    """
+    if masks and not any(sample.segmentation for sample in source.samples):
+        raise ValueError(
+            f"{source.file or source.name} has no masks to compare with; measure boxes: `--metrics bbox`"
+        )
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for sample in source.samples:
         images.append(
             {"id": sample.id, "width": sample.width, "height": sample.height, "file_name": sample.path.name}
         )
-        for row in _annotations(sample, source.category_ids):
+        for row in _annotations(sample, source.category_ids, masks=masks):
             annotations.append(
                 {"id": len(annotations) + 1, **row}
             )  # from 1: pycocotools takes 0 for "no match"
@@ -106,11 +155,11 @@ def ground_truth(source: Source) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _annotations(sample: Sample, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def _annotations(sample: Sample, category_ids: Sequence[int], *, masks: bool) -> list[dict[str, Any]]:
     low, high = sample.boxes[:, :2], sample.boxes[:, 2:]
     boxes: list[list[float]] = np.concatenate([low, high - low], axis=1).tolist()
     columns = zip(boxes, sample.labels.tolist(), sample.crowd.tolist(), sample.area.tolist(), strict=True)
-    return [
+    rows: list[dict[str, Any]] = [
         {
             "image_id": sample.id,
             "category_id": category_ids[label],
@@ -120,6 +169,17 @@ def _annotations(sample: Sample, category_ids: Sequence[int]) -> list[dict[str, 
         }
         for box, label, crowd, area in columns
     ]
+    if masks:
+        for i, row in enumerate(rows):
+            drawn = bitmap(
+                sample.segmentation[i] if sample.segmentation else None, sample.height, sample.width
+            )
+            # an object that has no mask is none to be found
+            row["segmentation"] = runs(
+                np.zeros((sample.height, sample.width), np.bool_) if drawn is None else drawn
+            )
+            row["iscrowd"] = int(row["iscrowd"] or drawn is None)
+    return rows
 
 
 def _check(source: Source, truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> None:
@@ -135,15 +195,15 @@ def _check(source: Source, truth: dict[str, Any], detections: Sequence[dict[str,
             )
 
 
-def _hotcoco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Tables:
+def _hotcoco(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> Tables:
     truth_index = hotcoco.COCO(truth)
-    run = hotcoco.COCOeval(truth_index, truth_index.load_res(detections), "bbox")
+    run = hotcoco.COCOeval(truth_index, truth_index.load_res(detections), kind)
     run.evaluate()
     run.accumulate()
     return cast("Tables", run.eval)
 
 
-def _pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Tables:
+def _pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> Tables:
     try:
         coco: Any = importlib.import_module("pycocotools.coco")
         cocoeval: Any = importlib.import_module("pycocotools.cocoeval")
@@ -158,7 +218,7 @@ def _pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Tab
         found_index.createIndex()
         if detections:  # loadRes fails on an empty list
             found_index = truth_index.loadRes(detections)
-        run = cocoeval.COCOeval(truth_index, found_index, "bbox")
+        run = cocoeval.COCOeval(truth_index, found_index, kind)
         run.evaluate()
         run.accumulate()
     return cast("Tables", run.eval)

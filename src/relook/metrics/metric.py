@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relook.data.sample import Source
+from relook.rle import Runs
 from relook.types import ImageDetections
 
 MISSING = -1.0
@@ -22,12 +23,13 @@ class Rows:
     label: NDArray[np.int64]  # [N] contiguous label
     score: NDArray[np.float64]  # [N]
     box: NDArray[np.float64]  # [N, 4] x1, y1, x2, y2 in original pixels
+    masks: tuple[Runs, ...] = ()  # [N] run lengths in original pixels, or empty where there are none
 
     @classmethod
-    def of(cls, image: int, found: ImageDetections) -> "Rows":
+    def of(cls, image: int, found: ImageDetections, masks: tuple[Runs, ...] = ()) -> "Rows":
         """Of one image; nothing of the tensors stays alive."""
         boxes, scores = found.boxes.double().numpy().copy(), found.scores.double().numpy().copy()
-        return cls(np.full(len(found), image, np.int64), found.labels.numpy().copy(), scores, boxes)
+        return cls(np.full(len(found), image, np.int64), found.labels.numpy().copy(), scores, boxes, masks)
 
     @classmethod
     def join(cls, parts: Sequence["Rows"]) -> "Rows":
@@ -37,25 +39,31 @@ class Rows:
             np.concatenate([np.zeros(0, np.int64), *(p.label for p in parts)]),
             np.concatenate([np.zeros(0), *(p.score for p in parts)]),
             np.concatenate([np.zeros((0, 4)), *(p.box for p in parts)]),
+            tuple(mask for p in parts for mask in p.masks),
         )
 
     def sorted(self) -> "Rows":
         """In the order of image ids; within an image nothing changes its place."""
         order = np.argsort(self.image, kind="stable")
-        return Rows(self.image[order], self.label[order], self.score[order], self.box[order])
+        places = cast("list[int]", order.tolist()) if self.masks else []
+        masks = tuple(self.masks[i] for i in places)
+        return Rows(self.image[order], self.label[order], self.score[order], self.box[order], masks)
 
     def __len__(self) -> int:
         return len(self.image)
 
     def to_coco(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """COCO results: image_id, category_id, bbox (x, y, width, height), score."""
+        """COCO results: image_id, category_id, bbox (x, y, width, height), score; segmentation, if any."""
         low, high = self.box[:, :2], self.box[:, 2:]
         boxes: list[list[float]] = np.concatenate([low, high - low], axis=1).tolist()
         columns = zip(self.image.tolist(), self.label.tolist(), boxes, self.score.tolist(), strict=True)
-        return [
+        rows: list[dict[str, Any]] = [
             {"image_id": image, "category_id": category_ids[label], "bbox": box, "score": score}
             for image, label, box, score in columns
         ]
+        for row, mask in zip(rows, self.masks, strict=False):
+            row["segmentation"] = mask
+        return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +115,8 @@ class Metric(Protocol):
     name: ClassVar[str]  # what a recipe calls it
     headline: ClassVar[str]  # which of its numbers chooses the best weights
 
-    def keep(self, image: int, found: ImageDetections) -> Rows:
-        """What is needed of the image with that id once it is done; nothing else of it stays in memory."""
+    def keep(self, image: int, found: ImageDetections, size: tuple[int, int]) -> Rows:
+        """What is needed of an image of that id and size (h, w) once it is done; nothing else of it stays."""
         ...
 
     def report(self, source: Source, rows: Rows) -> Report:

@@ -1,9 +1,9 @@
 """Metrics by the names that recipes use."""
 
-from relook.metrics.coco import CocoBoxes
+from relook.metrics.coco import CocoBoxes, CocoMasks
 from relook.metrics.metric import Metric
 
-METRICS: dict[str, Metric] = {"coco": CocoBoxes()}
+METRICS: dict[str, Metric] = {"coco": CocoBoxes(), "coco_segm": CocoMasks()}
 
 
 def metric_named(name: str) -> Metric:

@@ -66,7 +66,9 @@ def top_per_level(score: Tensor, lengths: Sequence[int], k: int, *, largest: boo
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     """Rows index [B, N] of x [B, P, ...] -> [B, N, ...]."""
-    return torch.take_along_dim(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), dim=1)
+    # gather and expand, not take_along_dim: a compiled graph of that holds for one number of rows alone
+    wide = index.reshape(*index.shape, *[1] * (x.ndim - 2))
+    return x.gather(1, wide.expand(*index.shape, *x.shape[2:]))
 
 
 def whole_log2(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from relook.ops.lowering import exporting
 
 FAR: Final = 2.0**13  # pixels: what a region has beyond is cut off, so that a diverged one costs no minutes
 RULES: Final = {56: (0, 1e-6), 224: (1, 1e-8)}  # size: its level, and what keeps the logarithm finite
-CELLS: Final = 1024  # of a map: above, torchvision is quicker on CPUs too; `benchmarks/regions.py`
+CELLS, WIDE = 1024, 64  # of a map, and of its width: above, torchvision is quicker; `benchmarks/regions.py`
 
 
 def roi_levels(rois: Tensor, *, size: int, levels: int) -> Tensor:
@@ -84,7 +84,7 @@ def roi_align(x: Tensor, rois: Tensor, side: int) -> Tensor:
     images, count = rois.shape[:2]
     h, w = x.shape[2:]
     learns = x.requires_grad and torch.is_grad_enabled()
-    if learns and x.device.type == "cpu" and h * w <= CELLS and not exporting():
+    if learns and x.device.type == "cpu" and h * w <= CELLS and w <= WIDE and not exporting():
         return by_products(x, rois, side)
     image = torch.arange(images, device=rois.device, dtype=rois.dtype).repeat_interleave(count)
     numbered = torch.cat([image[:, None], rois.flatten(0, 1)], dim=1)

@@ -37,6 +37,7 @@ def balanced_sample(positive: Tensor, negative: Tensor, budget: Budget) -> Sampl
         budget: of each image.
     """
     total, most = positive.shape[1], int(budget.count * budget.fraction)
+    most = max(most, 1) if budget.fraction > 0 else 0
     if min(budget.count, most) >= total:
         every = torch.arange(total, device=positive.device).expand_as(positive)
         return Sample(every, positive | negative)

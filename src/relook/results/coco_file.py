@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from relook.files import whole_file
+from relook.rle import area
 
 
 class CocoFile:
@@ -46,7 +47,8 @@ class CocoFile:
         for row in found:
             self.annotations += 1
             whole = {"id": self.annotations, **row, "image_id": self.images, "iscrowd": 0}
-            whole["area"] = round(row["bbox"][2] * row["bbox"][3], 3)
+            runs = row.get("segmentation")
+            whole["area"] = round(row["bbox"][2] * row["bbox"][3], 3) if runs is None else area(runs)
             self._main.write(("," if self.annotations > 1 else "") + "\n" + json.dumps(whole))
 
     def __exit__(

@@ -23,6 +23,7 @@ PALETTE: Final[tuple[Color, ...]] = (  # Okabe and Ito's, told apart by colour-b
 )
 DARK: Final[Color] = (20, 22, 26)
 LIGHT: Final[Color] = (255, 255, 255)
+SHADE: Final = 110  # of 255: how much of a mask's colour covers the picture
 SMOOTH: Final = 4  # round shapes are drawn this many times larger, then reduced
 
 
@@ -36,6 +37,14 @@ class PointSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shape:
+    """The pixels of one object."""
+
+    corner: tuple[int, int]  # x, y of the upper left one
+    pixels: NDArray[np.bool_]  # [h, w]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Annotation:
     """One object to draw, in pixels of the picture; a caller lists the best first."""
 
@@ -44,6 +53,7 @@ class Annotation:
     tag: str = ""
     points: tuple[PointSet, ...] = ()  # in the order of the looks
     before: Rectangle | None = None  # the box before its last move
+    shape: Shape | None = None  # shaded in the same colour
 
 
 def color(index: int) -> Color:
@@ -70,6 +80,8 @@ def draw(
     image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image = image.copy()
     pen = Pen(image, thick)
+    for one in reversed(annotations):
+        pen.shade(one)
     for one in reversed(annotations):
         pen.box(one)
     for one in reversed(annotations):
@@ -107,6 +119,13 @@ class Pen:
         self.stroke = max(1, round(middle / 240))
         self.radius = max(2.5, middle / 150)
         self.font = font(max(10, round(middle / 40)))
+
+    def shade(self, one: Annotation) -> None:
+        """The object's pixels, half in its colour, so that what is below still shows."""
+        if one.shape is None or not one.shape.pixels.any():
+            return
+        veil = Image.fromarray((one.shape.pixels * SHADE).astype(np.uint8))
+        self.image.paste(color(one.color), one.shape.corner, veil)
 
     def box(self, one: Annotation) -> None:
         """A frame with a hairline of contrast around it, so that it shows on any ground."""

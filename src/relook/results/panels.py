@@ -128,6 +128,7 @@ def _with_before(answers: Sequence[Annotation], look: ImageLook, zoom: float) ->
 def _named(picture: NDArray[np.uint8], answers: Sequence[Annotation]) -> Image.Image:
     """Boxes, how they came about, and names where they hide no corner that moved."""
     image = Image.fromarray(picture).copy()
+    _draw_each(image, answers, Pen.shade)
     _draw_each(image, answers, Pen.box)
     _draw_each(image, answers, Pen.moved)
     pen = Pen(image, THICK)

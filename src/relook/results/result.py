@@ -13,9 +13,11 @@ from torch import Tensor
 
 from relook.files import whole_file
 from relook.inputs import Picture, pixels
-from relook.results.drawing import Annotation, PointSet, draw, enlarged
+from relook.ops.masks import mask_runs, paste, paste_one
+from relook.results.drawing import Annotation, PointSet, Shape, draw, enlarged
 from relook.results.looks import ImageLook
 from relook.results.panels import Panel, fitted, panels, sheet
+from relook.rle import Runs
 from relook.types import ImageDetections
 
 log = logging.getLogger("relook.predictor")
@@ -48,6 +50,22 @@ class Result:
     def labels(self) -> Tensor:
         """[N] int64, rows of `classes`."""
         return self.objects.labels
+
+    @property
+    def masks(self) -> Tensor | None:
+        """[N, height, width] bool, which pixels belong to each object; None when the model finds boxes only.
+
+        Made when asked for. For many objects in a large picture `runs` needs far less memory.
+        """
+        found = self.objects.masks
+        return None if found is None else paste(found.float(), self.boxes, (self.height, self.width))
+
+    def runs(self) -> list[Runs] | None:
+        """The masks as COCO's compressed run lengths, made one at a time; None when there are none."""
+        found = self.objects.masks
+        if found is None:
+            return None
+        return list(mask_runs(found, self.boxes, (self.height, self.width)))
 
     @property
     def names(self) -> list[str]:
@@ -95,9 +113,11 @@ class Result:
             ValueError: when points are wanted and looks were not asked for.
         """
         looks = [look for look in self.asked_looks() if look.points is not None] if points else []
+        shapes = self._shapes(zoom)
         return [
             Annotation(
                 box=(x1 * zoom, y1 * zoom, x2 * zoom, y2 * zoom),
+                shape=shapes[i] if shapes else None,
                 color=label,
                 tag=f"{self.classes[label]} {score:.2f}",
                 points=tuple(
@@ -109,6 +129,17 @@ class Result:
             )
             for i, ((x1, y1, x2, y2), label, score) in enumerate(self._rows())
         ]
+
+    def _shapes(self, zoom: float) -> list[Shape]:
+        """The mask of each object, as large as its box, in pixels of a picture `zoom` times as large."""
+        if self.objects.masks is None:
+            return []
+        size = max(1, round(self.height * zoom)), max(1, round(self.width * zoom))
+        pasted = (
+            paste_one(mask, box, size)
+            for mask, box in zip(self.objects.masks.float(), self.boxes * zoom, strict=True)
+        )
+        return [Shape(corner=(x, y), pixels=part.numpy()) for (y, x), part in pasted]
 
     def _rows(self) -> Iterator[tuple[list[float], int, float]]:
         """Box, label and score of each object as plain numbers."""
@@ -161,11 +192,13 @@ class Result:
     ) -> list[dict[str, Any]]:
         """COCO's result format: image_id, category_id, bbox (x, y, width, height), score.
 
+        Models that find masks also give segmentation, as compressed run lengths.
+
         Args:
             image_id: the id that the image has in the dataset.
             category_ids: the dataset's id of each label; without it label + 1.
         """
-        return [
+        rows: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
                 "category_id": label + 1 if category_ids is None else category_ids[label],
@@ -174,6 +207,9 @@ class Result:
             }
             for (x1, y1, x2, y2), label, score in self._rows()
         ]
+        for row, mask in zip(rows, self.runs() or (), strict=False):
+            row["segmentation"] = mask
+        return rows
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`.
@@ -187,8 +223,10 @@ class Result:
             raise ImportError(
                 "to_supervision() needs the package supervision: `pip install 'relook[report]'`"
             ) from None
+        masks = self.masks
         return supervision.Detections(
             xyxy=self.boxes.float().numpy(),
+            mask=None if masks is None else masks.numpy(),
             confidence=self.scores.float().numpy(),
             class_id=self.labels.numpy(),
             data={"class_name": np.array(self.names, dtype=str)},

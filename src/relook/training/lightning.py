@@ -187,6 +187,7 @@ class Training(LightningModule):
             stride=self.detector.stride,
             rank=rank,
             world=world,
+            masks=self.detector.has_masks,
         )
 
     @override

@@ -198,6 +198,7 @@ NANO = CenterNet2Config(
     proposal_shift=False,
     proposal_gradient=False,
     roi_samples=64,
+    drop_empty=True,
 )
 NANO_RECIPE = Recipe(
     batch=8,

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from relook.detector import Detector
 from relook.detectors.centernet2 import CenterNet2
+from relook.detectors.mask_rcnn import MaskRCNN
 from relook.files import whole_file
 from relook.zoo.catalog import ENTRIES
 from relook.zoo.entry import Entry
@@ -66,6 +67,10 @@ def _look(detector: Detector[Any], images: Tensor) -> None:
     if isinstance(detector, CenterNet2):
         rois = images.new_zeros(1, detector.config.test_proposals, 4)
         detector.cascade(outputs, rois, torch.zeros(1, 2, dtype=torch.int64, device=images.device))
+    if isinstance(detector, MaskRCNN):
+        detector.second(outputs.pyramid, images.new_zeros(1, detector.config.proposals, 4))
+        labels = torch.zeros(1, detector.config.keep, dtype=torch.int64, device=images.device)
+        detector.masks(outputs.pyramid, images.new_zeros(1, detector.config.keep, 4), labels)
 
 
 def _deformable(_: Any, weight: torch.Size, *__: Any, out_shape: torch.Size, **___: Any) -> int:

@@ -77,7 +77,7 @@ def test_segmentations_are_carried_on_request(tmp_path: Path) -> None:
     whole = _whole()
     whole["annotations"][0]["segmentation"] = [[1, 2, 11, 2, 11, 22]]
     file = _write(tmp_path, whole)
-    source = read_coco(file, [tmp_path], Problems(), name="made", masks=True)
+    source = read_coco(file, [tmp_path], Problems(masks=True), name="made")
     assert source.samples[0].segmentation == ([[1, 2, 11, 2, 11, 22]], None, None)
 
 

@@ -9,6 +9,7 @@ from relook.cli.printing import remark, say, say_json, table
 
 if TYPE_CHECKING:
     from relook.evaluation import Evaluation
+    from relook.metrics.metric import Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,9 @@ class Options:
     workers: int = option("processes that read pictures", default=2)
     device: str = option("auto, cpu, cuda, cuda:1 ...", default="auto")
     precision: Literal["32", "bf16", "fp16"] = option("arithmetic of the network", default="32")
+    metrics: tuple[Literal["bbox", "segm"], ...] = option(
+        "what is compared: bbox, segm (masks) or both; without it what the model finds", default=()
+    )
     backend: Literal["hotcoco", "pycocotools"] = option(
         "who computes; the numbers are the same", default="hotcoco"
     )
@@ -37,12 +41,12 @@ def run(options: Options) -> int:
     """Measures weights on data and saves the numbers; gives the exit status."""
     from relook.data.formats.detect import read  # noqa: PLC0415 (torch, which --help does without)
     from relook.evaluation import evaluate  # noqa: PLC0415
-    from relook.metrics.coco import CocoBoxes  # noqa: PLC0415
     from relook.views import parse  # noqa: PLC0415
     from relook.weights.models import open_weights  # noqa: PLC0415
 
-    source = read(options.data, options.split)
     loaded = open_weights(options.weights, options.model, changes(options.set))
+    metric = _metric(options, masks=loaded.detector.has_masks)
+    source = read(options.data, options.split, masks=metric.name == "coco_segm")
     recipe = loaded.model.entry.recipe
     views = None if options.views is None else parse(options.views, recipe.test_size)
     _compare(loaded.model.classes, source.classes)
@@ -56,13 +60,25 @@ def run(options: Options) -> int:
         precision=options.precision,
         progress=not options.json,
         views=views,
-        metric=None if options.backend == "hotcoco" else CocoBoxes(backend=options.backend),
+        metric=metric,
     )
     if int(os.environ.get("RANK", "0")) != 0:
         return 0
     done.save(options.out)
     _tell(options, done, loaded.model.name)
     return 0
+
+
+def _metric(options: Options, *, masks: bool) -> "Metric":
+    """COCO's, of what was asked for."""
+    from relook.metrics.coco import CocoBoxes, CocoMasks  # noqa: PLC0415
+
+    asked = set(options.metrics) or ({"bbox", "segm"} if masks else {"bbox"})
+    if "segm" in asked and not masks:
+        raise ValueError("--metrics segm: this model finds boxes, no masks; leave it out")
+    if "segm" not in asked:
+        return CocoBoxes(backend=options.backend)
+    return CocoMasks(backend=options.backend, boxes="bbox" in asked)
 
 
 def _tell(options: Options, done: "Evaluation", model: str) -> None:

@@ -114,22 +114,20 @@ def _image_folders(file: Path, folder: Path, role: str) -> list[Path]:
 # -- what is in them --------------------------------------------------------------------------
 
 
-def read_coco(
-    file: Path, folders: Sequence[Path], problems: Problems, *, name: str, masks: bool = False
-) -> Source:
+def read_coco(file: Path, folders: Sequence[Path], problems: Problems, *, name: str) -> Source:
     """Reads one annotation file; labels follow the order of the category ids.
 
     Args:
         file: the JSON.
         folders: where the images may lie; the one that holds most of the first of them is taken.
-        problems: where mistakes go; a record with a mistake is left out.
+        problems: where mistakes go; a record with a mistake is left out. It also says whether segmentations
+            are carried; for all of COCO they fill gigabytes.
         name: of the split, for messages.
-        masks: carry the segmentations, too; for all of COCO they fill gigabytes.
 
     Raises:
         DataError: when the file is no JSON or lacks a whole list, so that there is nothing to go on with.
     """
-    reading = _Reading(file, problems, masks=masks)
+    reading = _Reading(file, problems, masks=problems.masks)
     with _uncollected():
         reading.read()
     root = _root(reading, folders)

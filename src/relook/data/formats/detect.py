@@ -41,7 +41,7 @@ SHAPES_COUNTS = {"train": 2000, "val": 200}
 VAL_SHARE = 0.1  # of the images, when a data set has no split of its own
 
 
-def read(path: Path | str, split: Split) -> Source:
+def read(path: Path | str, split: Split, *, masks: bool = False) -> Source:
     """One split of the data at `path`.
 
     A data set without splits is split by a hash of its file names, so that the same tenth is always left for
@@ -51,12 +51,13 @@ def read(path: Path | str, split: Split) -> Source:
         path: a folder or file in one of the formats of `READERS`, `NAME:PATH` to name the format, or "shapes"
             for the generated data set, also "shapes:seed=1,train=500,val=100,side=192,most=8".
         split: "train" or "val".
+        masks: carry the segmentations, too, which fill much memory; COCO's formats and "shapes" have them.
 
     Raises:
         DataError: when the format is not known or the data have mistakes that prevent their use.
     """
     parts = find_parts(path)
-    problems = Problems()
+    problems = Problems(masks=masks)
     source = _read_split(parts, split, Path(path), problems)
     problems.refuse(path)
     for note in source.notes:

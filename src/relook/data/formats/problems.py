@@ -23,12 +23,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Problems:
-    """Where readers put what they find.
+    """Where readers put what they find, and how much of it they are to look at.
 
     A reader goes on after a mistake and leaves the record out, so that one look finds all of them.
     """
 
     thorough: bool = False  # look at what training does not need, too (`relook doctor`)
+    masks: bool = False  # carry segmentations
     found: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])  # choices a reader made, one sentence each
 

@@ -1,0 +1,67 @@
+"""Masks as COCO writes them, run lengths and polygons, and as pixels; hotcoco rasterises and counts runs."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+Runs = dict[str, Any]
+"""{"size": [height, width], "counts": text}: compressed run lengths, as COCO's results have them."""
+
+_tool: Any = hotcoco.mask
+
+
+def bitmap(segmentation: object, height: int, width: int) -> NDArray[np.bool_] | None:
+    """A segmentation of a COCO annotation -> which pixels belong to the object [height, width].
+
+    Polygons are rasterised and united as COCO's tools do it; run lengths may be compressed or not. Parts of
+    fewer than three points have no pixels.
+
+    Returns:
+        None where there is nothing to draw: no segmentation, or no part of three points.
+
+    Raises:
+        ValueError: when the run lengths are of another size or cannot be read.
+    """
+    if isinstance(segmentation, dict):
+        return _from_runs(cast("Runs", segmentation), height, width)
+    parts = cast("Sequence[Any]", segmentation) if isinstance(segmentation, (list, tuple)) else ()
+    drawn = [[float(v) for v in part[: len(part) // 2 * 2]] for part in parts if len(part) >= 6]
+    if not drawn:
+        return None
+    whole = _tool.merge(_tool.frPyObjects(drawn, height, width))
+    return np.asarray(_tool.decode(whole)).astype(np.bool_)
+
+
+def _from_runs(runs: Runs, height: int, width: int) -> NDArray[np.bool_]:
+    size = [int(v) for v in runs.get("size", ())]
+    if size != [height, width]:
+        raise ValueError(f"its run lengths are of {size} (height, width), the image has {[height, width]}")
+    counts = runs.get("counts")
+    if isinstance(counts, (list, tuple)):
+        lengths = np.array(cast("Sequence[int]", counts), np.int64)
+        if lengths.sum() != height * width or (lengths < 0).any():
+            raise ValueError(f"its run lengths sum to {lengths.sum()}, not to {height} x {width}")
+        values = np.arange(len(lengths)) % 2 == 1
+        return np.repeat(values, lengths).reshape(width, height).T
+    text = counts.encode() if isinstance(counts, str) else counts
+    if not isinstance(text, bytes):
+        raise ValueError(f"its counts are {counts!r:.40}, neither numbers nor text")  # noqa: TRY004 (bad data)
+    return np.asarray(_tool.decode({"size": size, "counts": text})).astype(np.bool_)
+
+
+def runs(mask: NDArray[np.bool_]) -> Runs:
+    """Pixels [height, width] -> compressed run lengths."""
+    found = _tool.encode(np.asfortranarray(mask.astype(np.uint8)))
+    counts = found["counts"]
+    return {
+        "size": [int(v) for v in found["size"]],
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }
+
+
+def area(segmentation: Runs) -> int:
+    """Pixels of an object."""
+    return int(_tool.area({**segmentation, "counts": segmentation["counts"].encode()}))
