@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -34,6 +34,8 @@ MODELS = (
     "centernet2_nano",
     "centernet2_cascade_r50_fpn_1x",
     "centernet2_original_r50_fpn_1x",
+    "retinanet_dpt_t_fpn_1x",
+    "mask_rcnn_r50_fpn_1x",
 )
 SIDE, IMAGES = 128, 2
 
@@ -118,7 +120,9 @@ def batch(detector: torch.nn.Module) -> tuple[torch.Tensor, Targets]:
     images = torch.linspace(-1, 1, IMAGES * 3 * side * side).reshape(IMAGES, 3, side, side)
     boxes = [torch.tensor([[8.0, 8, 60, 70], [50, 30, 120, 110]]), torch.tensor([[20.0, 40, 90, 100]])]
     labels = [torch.tensor([0, 1]), torch.tensor([2])]
-    return images, Targets.pad(boxes, labels, [(side, side)] * IMAGES)
+    targets = Targets.pad(boxes, labels, [(side, side)] * IMAGES)
+    masks = torch.ones(*targets.valid.shape, side, side, dtype=torch.bool)
+    return images, replace(targets, masks=masks)
 
 
 def step(detector: Any, images: torch.Tensor, targets: Targets) -> None:
@@ -129,6 +133,7 @@ def step(detector: Any, images: torch.Tensor, targets: Targets) -> None:
 
 def read(make: Callable[[], Any]) -> dict[str, Any]:
     """The reading cost of the detector that `make` makes: numbers by name, and the files behind them."""
+    relook.list_models()  # the catalog is read once in a process, not for each model
     with traced() as build:
         detector = make()
     detector.train()
