@@ -104,7 +104,7 @@ class Checks:
         run.detector.load_state_dict(run.start)
         facts = run.case.about
         told = (facts.get("optimiser"), facts["train"].get("sgd"), {"lr": facts.get("sgd_lr")})
-        lr = next(one["lr"] for one in told if one is not None)
+        lr = next(one["lr"] for one in told if isinstance(one, dict) and "lr" in one)
         trained = [p for p in run.detector.parameters() if p.requires_grad]
         sgd = torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=1e-4)
         totals: list[Tensor] = []

@@ -85,11 +85,11 @@ def small(name: str) -> Detector[Any]:
     else:
         backbone = SMALL
     if hasattr(config, "roi_samples"):  # as published, regions are drawn by lot; here all are taken
-        config = replace(config, roi_samples=1_000_000, hidden=64)
+        config = replace(config, roi_samples=1_000_000, hidden=64, width=64)
     if hasattr(config, "scales"):  # so few candidates that a graph, which cannot try again, takes them all
-        config = replace(config, top=100)
+        config = replace(config, top=100, width=64)
     if hasattr(config, "rpn_samples"):
-        config = replace(config, rpn_samples=1_000_000, proposals=200)
+        config = replace(config, rpn_samples=1_000_000, proposals=60)
     torch.manual_seed(0)
     detector = replace(config, backbone=backbone, num_classes=CLASSES).build()
     spread(detector, tame=hasattr(config, "ratios"))
