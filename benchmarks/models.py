@@ -4,9 +4,9 @@
     python benchmarks/models.py --save              also into benchmarks/results/
     python benchmarks/models.py --sides 480x640     one size; --rounds 9 more rounds; --device cuda
 
-relook's RepPoints V1 and V2 and CenterNet2, torchvision's FCOS, RetinaNet v2 and Faster R-CNN v2, all with a
-ResNet-50 and 80 classes, take turns on the same image, so that a machine that speeds up or slows down is
-unfair to none. Medians, and:
+relook's RepPoints V1 and V2, CenterNet2, RetinaNet and Mask R-CNN, torchvision's FCOS, RetinaNet v2, Faster
+R-CNN v2 and Mask R-CNN v2, all with a ResNet-50 and 80 classes, take turns on the same image, so that a
+machine that speeds up or slows down is unfair to none. Medians, and:
 
     of peak     multiply-adds done per second, as a part of what one large matrix product reaches here
     of ResNet   the same as a part of what a plain ResNet-50 reaches: 1.0 means that nothing but convolutions
@@ -15,7 +15,7 @@ unfair to none. Medians, and:
                 without the gradients of that look's own weights)
     ratio       V1's time over the model's own
     to peer     the time of the peer of the same kind over the model's own: FCOS for RepPoints, Faster R-CNN
-                v2 for CenterNet2
+                v2 for CenterNet2, and those of the same name
 
 Weights are random, so nearly nothing is found; but CenterNet2's second look sees 256 proposals all the same,
 and Faster R-CNN's up to 1000, as their published settings say.
@@ -47,13 +47,22 @@ from relook.zoo.cost import count
 OURS = "reppoints_moment_r50_fpn_gn_head_gn_1x"
 V2 = "reppoints_v2_r50_fpn_giou_1x"
 CENTERNET2 = "centernet2_cascade_r50_fpn_1x"
-MINE = (OURS, V2, CENTERNET2)
+RETINANET, MASK_RCNN = "retinanet_r50_fpn_1x", "mask_rcnn_r50_fpn_1x"
+MINE = (OURS, V2, CENTERNET2, RETINANET, MASK_RCNN)
 FCOS, FASTER = "torchvision fcos_resnet50_fpn", "torchvision fasterrcnn_resnet50_fpn_v2"
-KIND = {OURS: FCOS, V2: FCOS, CENTERNET2: FASTER}  # the peer that each is compared with
+DENSE, MASKS = "torchvision retinanet_resnet50_fpn_v2", "torchvision maskrcnn_resnet50_fpn_v2"
+KIND = {  # the peer that each is compared with
+    OURS: FCOS,
+    V2: FCOS,
+    CENTERNET2: FASTER,
+    RETINANET: DENSE,
+    MASK_RCNN: MASKS,
+}
 PEERS = {
     FCOS: torchvision.models.detection.fcos_resnet50_fpn,
-    "torchvision retinanet_resnet50_fpn_v2": torchvision.models.detection.retinanet_resnet50_fpn_v2,
+    DENSE: torchvision.models.detection.retinanet_resnet50_fpn_v2,
     FASTER: torchvision.models.detection.fasterrcnn_resnet50_fpn_v2,
+    MASKS: torchvision.models.detection.maskrcnn_resnet50_fpn_v2,
 }
 RESNET = "plain resnet50 (no detector)"
 BOXES = 10  # per training image
@@ -164,18 +173,31 @@ def some_boxes(side: int, device: str) -> list[dict[str, Tensor]]:
     return [{"boxes": b.to(device), "labels": n.to(device)} for b, n in zip(boxes, labels, strict=True)]
 
 
+def full_masks(boxes: Tensor, side: int) -> Tensor:
+    """Masks that fill boxes [N, 4]: [N, side, side] bool."""
+    middle = torch.arange(side, device=boxes.device) + 0.5
+    inside = (middle[:, None] >= boxes[:, None, :2]) & (middle[:, None] <= boxes[:, None, 2:])  # [N, side, 2]
+    return inside[..., 1][:, :, None] & inside[..., 0][:, None]
+
+
+def our_targets(truth: list[dict[str, Tensor]], side: int) -> Targets:
+    targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
+    return replace(targets, masks=torch.stack([full_masks(t["boxes"], side) for t in truth]))
+
+
 def step_of(name: str, side: int, device: str) -> Callable[[], Any]:
     """Forward, losses, backward, SGD on two images."""
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     truth = some_boxes(side, device)
     if name in MINE:
         model: Any = relook.create_model(name).to(device).train()
-        targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
+        targets = our_targets(truth, side)
         losses = lambda: model.loss(model(images), targets)  # noqa: E731 (two short branches side by side)
     else:
         model = PEERS[name](
             weights=None, weights_backbone=None, num_classes=81, min_size=side, max_size=side
         ).to(device).train()  # fmt: skip
+        truth = [{**t, "masks": full_masks(t["boxes"], side).to(torch.uint8)} for t in truth]
         losses = lambda: model(list(images), truth)  # noqa: E731
     sgd = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
 
@@ -206,7 +228,7 @@ def loss_part(name: str, side: int, rounds: int, device: str) -> float:
     """Seconds of assignment and losses, forward and backward down to the raw outputs."""
     detector: Any = relook.create_model(name).to(device)
     truth = some_boxes(side, device)
-    targets = Targets.pad([t["boxes"] for t in truth], [t["labels"] for t in truth], [(side, side)] * 2)
+    targets = our_targets(truth, side)
     with torch.no_grad():
         raw = detector(torch.rand(2, 3, side, side, device=device))
     said = [t for t in pytree.tree_leaves(raw) if isinstance(t, Tensor) and t.is_floating_point()]

@@ -283,6 +283,7 @@ def _image_look(look: Look, i: int, rows: Tensor, place: Placement, size: tuple[
         points=None if points is None else place.points(points),
         scores=None if scores is None else scores.double(),
         maps=tuple(_image_map(one, i, place, size) for one in look.maps),
+        patches=None if look.patches is None else place.boxes(look.patches[i].cpu()),
         joined=look.joined,
         on_answer=look.on_answer,
     )

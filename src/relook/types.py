@@ -177,6 +177,7 @@ class Look:
     points: Tensor | None = None  # [B, K, N, 2] x, y
     scores: Tensor | None = None  # [B, K]
     maps: tuple[HeatMap, ...] = ()
+    patches: Tensor | None = None  # [B, N, 4] boxes that belong to the image, not to its detections
     joined: bool = False  # the points are those of the look before, moved: drawings join each pair
     on_answer: bool = False  # the boxes are those before their last move: drawn dashed around the answer
 

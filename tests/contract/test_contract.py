@@ -258,6 +258,9 @@ def test_looks_belong_to_the_detections(detector: Detector[Any]) -> None:
                 assert rows.shape[:2] == found.scores.shape
                 assert rows.shape[-1] == sides
                 assert rows.isfinite().all()
+        if look.patches is not None:
+            assert look.patches.shape[::2] == (2, 4)
+            assert ((look.patches >= 0) & (look.patches <= SIDE)).all()
         for one in look.maps:
             assert one.values.shape[:2] == (2, len(one.names))
             assert ((one.values >= 0) & (one.values <= 1)).all()

@@ -116,6 +116,24 @@ def test_dp_19_everything_decays() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_patches_are_looked_at() -> None:
+    """Untrained, each is half a cell large around the middle of its cell, in pixels of the network input."""
+    detector: Any = relook.create_model("retinanet_dpt_nano", num_classes=3).eval()
+    sizes = torch.tensor([[96, 128]])
+    outputs = detector(torch.randn(1, 3, 96, 128))
+    looks = detector.explain(outputs, detector.predict(outputs, sizes), sizes)
+    assert [look.title for look in looks] == ["patches of stage 3", "patches of stage 4"]
+    assert [tuple(look.patches.shape) for look in looks] == [(1, 48, 4), (1, 12, 4)]
+    torch.testing.assert_close(looks[1].patches[0, 0], torch.tensor([8.0, 8, 24, 24]))
+    with pytest.raises(ValueError, match="lie on the grid"):
+        detector.backbone.patches(torch.zeros(1, 3, 8, 8), 0)
+    plain: Any = relook.create_model("mask_rcnn_nano", num_classes=3).eval()
+    outputs = plain(torch.randn(1, 3, 96, 128))
+    assert [one.title for one in plain.explain(outputs, plain.predict(outputs, sizes), sizes)] == [
+        "first look"
+    ]
+
+
 def test_drop_path_is_a_setting_of_the_backbone() -> None:
     """By keyword of `create_model`; it rises from nothing at the first block."""
     detector: Any = relook.create_model("retinanet_dpt_t_fpn_1x")

@@ -8,6 +8,7 @@ import relook
 from parity import Checks, Record, Run, classes, manifest_shapes, our_shapes
 from published import Case, difference, manifests
 from relook.backbones.dpt import DPT, DPTClassifier, DPTConfig
+from relook.cli import main
 from relook.ops.masks import paste
 from relook.weights.pretrained import load_backbone
 from relook.zoo.catalog import ENTRIES
@@ -137,7 +138,7 @@ def test_classification() -> None:
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "medium"])
-def test_backbones_take_the_classifiers_weights(size: str, tmp_path) -> None:
+def test_backbones_take_the_classifiers_weights(size: str, tmp_path, capsys) -> None:
     """Every tensor of a detector's backbone is in the ImageNet file, also under `model`."""
     entry = relook.entry(f"retinanet_dpt_{size[0]}_fpn_1x")
     shapes = manifests("dpt")[f"imagenet/dpt_{size}"]
@@ -146,3 +147,7 @@ def test_backbones_take_the_classifiers_weights(size: str, tmp_path) -> None:
     detector = entry.detector.build()
     assert isinstance(detector.backbone, DPT)
     assert load_backbone(detector, str(tmp_path / "dpt.pth")) == len(detector.backbone.state_dict())
+    assert main(["doctor", str(tmp_path / "dpt.pth")]) == 0
+    out = capsys.readouterr().out
+    assert f"ImageNet weights for the backbone of retinanet_dpt_{size[0]}_fpn_1x" in out
+    assert "--backbone-weights" in out

@@ -231,6 +231,16 @@ class DPT(nn.Module):
             maps.append(stage(maps[-1] if maps else images))
         return [maps[i - 1] for i in self.config.maps]
 
+    def patches(self, x: Tensor, number: int) -> Tensor:
+        """Where the patches of a stage, counted from 0, lie on the map before [B, C, h, w]: [B, N, 4] 0 .. 1.
+
+        Raises:
+            ValueError: the first stage, whose patches lie on the grid.
+        """
+        if number == 0:
+            raise ValueError("the patches of the first stage lie on the grid; ask for a later one")
+        return cast("DeformablePatches", cast("Stage", self.stages[number]).embed).boxes(x)
+
 
 # -- ImageNet ----------------------------------------------------------------------------------
 

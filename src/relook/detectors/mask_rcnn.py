@@ -30,6 +30,7 @@ from relook.ops.sampling import Budget, chosen_first
 from relook.parts.box_head import BoxHead, Proposals, Regions, box_head_loss, training_regions
 from relook.parts.checks import check_settings
 from relook.parts.fpn import FPN
+from relook.parts.patch_looks import patch_looks
 from relook.parts.rpn import AnchorLook, RPNHead, rpn_loss, rpn_proposals
 from relook.types import Detections, Look, Losses, Targets, record, to_float32
 
@@ -85,6 +86,7 @@ class MaskRCNNOutputs:
     grid: L.Grid
     pyramid: tuple[Tensor, ...]  # [B, width, h, w], finest first; the last is the first look's alone
     first: AnchorLook
+    maps: tuple[Tensor, ...]  # of the backbone, to explain what it looked at
 
 
 class MaskRCNN(Detector[MaskRCNNOutputs]):
@@ -124,7 +126,8 @@ class MaskRCNN(Detector[MaskRCNNOutputs]):
             ValueError: when a side is not a multiple of `stride`.
         """
         self.check(images)
-        pyramid = self.neck(self.backbone(images))
+        maps = self.backbone(images)
+        pyramid = self.neck(maps)
         pyramid.append(pyramid[-1][..., ::2, ::2])
         logits, deltas = zip(*map(self.rpn, pyramid), strict=True)
         grid = L.grid(pyramid, self.strides, offset=0.0)
@@ -134,7 +137,7 @@ class MaskRCNN(Detector[MaskRCNNOutputs]):
             L.join(deltas).reshape(len(images), -1, 4),
             tuple(n * self.anchors.count for n in grid.lengths),
         )
-        return MaskRCNNOutputs(grid, tuple(pyramid), first)
+        return MaskRCNNOutputs(grid, tuple(pyramid), first, tuple(maps))
 
     def propose(self, outputs: MaskRCNNOutputs, sizes: Tensor, *, top: int) -> Proposals:
         """What the first look proposes, clipped to images of sizes [B, 2] (h, w)."""
@@ -244,7 +247,7 @@ class MaskRCNN(Detector[MaskRCNNOutputs]):
 
     @torch.no_grad()
     def explain(self, outputs: MaskRCNNOutputs, found: Detections, sizes: Tensor) -> tuple[Look, ...]:
-        """Each detection's proposal, and how likely the first look thought it."""
+        """Where a backbone of patches looked; each detection's proposal, and how likely it seemed."""
         if found.origin is None:
             raise ValueError("these detections do not say which rows they are from; take them from `predict`")
         said = outputs.first
@@ -256,7 +259,7 @@ class MaskRCNN(Detector[MaskRCNNOutputs]):
             boxes=B.clip(boxes, sizes),
             scores=to_float32(said.logits).sigmoid().gather(1, found.origin),
         )
-        return (first,)
+        return (*patch_looks(self.backbone, outputs.maps), first)
 
 
 class MaskHead(nn.Module):

@@ -25,8 +25,9 @@ from relook.ops.losses import smooth_l1
 from relook.ops.nms import class_nms, class_pairs
 from relook.parts.checks import check_settings
 from relook.parts.fpn import FPN
+from relook.parts.patch_looks import patch_looks
 from relook.parts.point_sets import class_loss, init_normal, init_prior, tower
-from relook.types import Detections, Losses, Targets, record, to_float32
+from relook.types import Detections, Look, Losses, Targets, record, to_float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class RetinaNetOutputs:
     anchors: Tensor  # [N, 4] pixels
     logits: Tensor  # [B, N, C]
     deltas: Tensor  # [B, N, 4] dx, dy, dw, dh
+    maps: tuple[Tensor, ...]  # of the backbone, to explain what it looked at
 
 
 class RetinaNet(Detector[RetinaNetOutputs]):
@@ -99,7 +101,8 @@ class RetinaNet(Detector[RetinaNetOutputs]):
             ValueError: when a side is not a multiple of `stride`.
         """
         self.check(images)
-        pyramid = self.neck(self.backbone(images))
+        maps = self.backbone(images)
+        pyramid = self.neck(maps)
         logits, deltas = zip(*map(self.head, pyramid), strict=True)
         # anchors lie around the corners of cells, no half pixel: docs/quirks.md, dp-05
         grid = L.grid(pyramid, self.strides, offset=0.0)
@@ -108,6 +111,7 @@ class RetinaNet(Detector[RetinaNetOutputs]):
             self.anchors(grid),
             L.join(logits).reshape(len(images), -1, self.num_classes),
             L.join(deltas).reshape(len(images), -1, 4),
+            tuple(maps),
         )
 
     # -- 3 losses ------------------------------------------------------------------------------
@@ -151,6 +155,11 @@ class RetinaNet(Detector[RetinaNetOutputs]):
             origin=rows.gather(1, kept.row),
             truncated=kept.truncated,
         )
+
+    @torch.no_grad()
+    def explain(self, outputs: RetinaNetOutputs, found: Detections, sizes: Tensor) -> tuple[Look, ...]:  # noqa: ARG002
+        """Where a backbone of patches looked; nothing of others, since RetinaNet itself looks once."""
+        return patch_looks(self.backbone, outputs.maps)
 
 
 class RetinaNetHead(nn.Module):

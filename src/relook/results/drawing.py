@@ -136,6 +136,12 @@ class Pen:
         self.canvas.rectangle(outer, outline=_contrast(paint))
         self.canvas.rectangle(frame, outline=paint, width=self.stroke)
 
+    def patches(self, boxes: Sequence[Rectangle]) -> None:
+        """Frames that belong to no object; one without a side is a line or a dot."""
+        for x1, y1, x2, y2 in boxes:
+            corners = (round(x1), round(y1), round(x2), round(y2))
+            self.canvas.rectangle(corners, outline=PALETTE[1], width=self.stroke)
+
     def points(self, one: Annotation) -> None:
         """The points of all looks: hollow ones, filled ones, and a line between each pair."""
         for number, points in enumerate(one.points):

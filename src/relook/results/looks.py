@@ -31,6 +31,7 @@ class ImageLook:
     points: Tensor | None = None  # [N, P, 2] float64 x, y
     scores: Tensor | None = None  # [N] float64
     maps: tuple[ImageMap, ...] = ()
+    patches: Tensor | None = None  # [M, 4] float64, of the whole image
     joined: bool = False  # the points are those of the look before, moved
     on_answer: bool = False  # the boxes are those before their last move
 
@@ -55,7 +56,12 @@ class ImageLook:
             return None if columns[0] is None else torch.cat(columns)
 
         return replace(
-            parts[0], boxes=together("boxes"), points=together("points"), scores=together("scores"), maps=()
+            parts[0],
+            boxes=together("boxes"),
+            points=together("points"),
+            scores=together("scores"),
+            maps=(),
+            patches=None,
         )
 
     def columns(self) -> dict[str, list[Any]]:

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from relook.results.drawing import DARK, LIGHT, PALETTE, Annotation, Color, Pen, PointSet, enlarged, font
+from relook.results.drawing import (
+    DARK,
+    LIGHT,
+    PALETTE,
+    Annotation,
+    Color,
+    Pen,
+    PointSet,
+    Rectangle,
+    enlarged,
+    font,
+)
 from relook.results.looks import ImageLook, ImageMap
 
 PAINTS: Final[tuple[Color, ...]] = (PALETTE[1], PALETTE[4], PALETTE[2], PALETTE[5])  # of a map's channels
@@ -20,6 +31,7 @@ SOFT: Final[Color] = (172, 178, 188)  # of captions
 SMALL, LARGE = 384, 960  # pixels of a panel's longer side: others are enlarged or reduced
 NARROW = 220  # pixels that a caption needs
 SHAPE = 1.4  # width by height that a sheet tries to have
+THIN = 0.5  # patches are many
 THICK = 1.5  # a sheet is mostly shown smaller than it is
 DIM = 0.45  # of the picture under maps
 FAINT = 0.75  # exponent: what is half sure is shown more than half
@@ -70,7 +82,7 @@ def panels(
     for look in looks:
         if look.on_answer:
             answers = _with_before(answers, look, zoom)
-        elif look.maps or (look.has_rows and answers):
+        elif look.maps or look.patches is not None or (look.has_rows and answers):
             steps.append(_panel(picture, answers, look, before, zoom))
             before = look if look.points is not None else before
     caption = next((look.caption for look in looks if look.on_answer and look.boxes is not None), "")
@@ -93,6 +105,10 @@ def _panel(
         keys += (("the answer's", LIGHT),) if answers else ()
         image = Image.fromarray(warmed(picture, look.maps, zoom))
         _draw_each(image, answers, Pen.corners)
+    if look.patches is not None:
+        Pen(image, THIN).patches(cast("list[Rectangle]", (look.patches * zoom).tolist()))
+        _draw_each(image, answers, Pen.corners)
+        keys = (("a patch", PALETTE[1]), *((("the answer's", LIGHT),) if answers else ()))
     _draw_each(image, [replace(one, box=box) for one, box in _boxes(answers, look, zoom)], Pen.box)
     pen = Pen(image, THICK)
     for i in reversed(range(len(answers))):

@@ -8,6 +8,8 @@ import timm
 from torch import Tensor, nn
 
 from relook.weights.reading.checkpoint import read_checkpoint
+from relook.weights.shapes import wiring
+from relook.zoo.catalog import ENTRIES
 
 
 def load_backbone(detector: nn.Module, source: str) -> int:
@@ -45,6 +47,31 @@ def load_backbone(detector: nn.Module, source: str) -> int:
         )
     backbone.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
     return sum(k in state for k in wanted)
+
+
+def backbones_of(state: Mapping[str, Tensor]) -> list[str]:
+    """Models of the catalog whose backbone can start from these ImageNet weights, one for each backbone.
+
+    Nothing is built: names and shapes are compared with the table of all models.
+    """
+    found: dict[str, str] = {}
+    for entry in ENTRIES.values():
+        config = cast("Any", entry.detector).backbone
+        names: dict[str, str] = config.file_names(state)
+        given = {names[key]: tuple(value.shape) for key, value in state.items()}
+        wanted = {
+            name.removeprefix("backbone."): shape
+            for name, shape in wiring(entry).shapes.items()
+            if name.startswith("backbone.")
+        }
+        fits = all(
+            given.get(name) == shape
+            or (name not in given and (config.starts_anew(name) or "num_batches" in name))
+            for name, shape in wanted.items()
+        )
+        if fits:
+            found.setdefault(repr(config), entry.name)
+    return list(found.values())
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:

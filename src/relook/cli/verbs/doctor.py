@@ -1,5 +1,6 @@
 """`relook doctor`: what is in a checkpoint, or everything that is wrong with a data set."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,15 +38,17 @@ def _is_weights(path: Path) -> bool:
 
 def _weights(options: Options) -> int:
     from relook.weights.identify import identify  # noqa: PLC0415
+    from relook.weights.pretrained import backbones_of  # noqa: PLC0415
     from relook.weights.reading.checkpoint import read_checkpoint  # noqa: PLC0415 (torch, which --help does without)
 
     checkpoint = read_checkpoint(options.path)
     identity = identify(checkpoint)
+    backbones = [] if identity.exact else backbones_of(checkpoint.state)
     if options.json:
-        say_json(_facts(checkpoint, identity))
+        say_json({**_facts(checkpoint, identity), "backbones": backbones})
     else:
-        say("\n".join(_lines(checkpoint, identity)))
-    return 0 if identity.exact else 1
+        say("\n".join(_lines(checkpoint, identity, backbones)))
+    return 0 if identity.exact or backbones else 1
 
 
 def _facts(checkpoint: "Checkpoint", identity: "Identity") -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _facts(checkpoint: "Checkpoint", identity: "Identity") -> dict[str, Any]:
     }
 
 
-def _lines(checkpoint: "Checkpoint", identity: "Identity") -> list[str]:
+def _lines(checkpoint: "Checkpoint", identity: "Identity", backbones: Sequence[str]) -> list[str]:
     total = sum(t.numel() for t in checkpoint.state.values())
     lines = [f"{checkpoint.path}: {len(checkpoint.state)} tensors, {total / 1e6:.1f} million numbers"]
     if checkpoint.place:
@@ -86,6 +89,12 @@ def _lines(checkpoint: "Checkpoint", identity: "Identity") -> list[str]:
     if checkpoint.classes:
         shown = ", ".join(checkpoint.classes[:8]) + (", ..." if len(checkpoint.classes) > 8 else "")
         lines.append(f"  names {len(checkpoint.classes)} classes: {shown}")
+    if backbones:
+        return [
+            *lines,
+            f"  it holds ImageNet weights for the backbone of {', '.join(backbones)} and models like them",
+            f"  next: relook train --model {backbones[0]} --data mine/ --backbone-weights {checkpoint.path}",
+        ]
     return lines + (_fits(checkpoint, identity) if identity.exact else _differs(identity))
 
 
