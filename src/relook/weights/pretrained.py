@@ -52,9 +52,10 @@ def load_backbone(detector: nn.Module, source: str) -> int:
 def backbones_of(state: Mapping[str, Tensor]) -> list[str]:
     """Models of the catalog whose backbone can start from these ImageNet weights, one for each backbone.
 
-    Nothing is built: names and shapes are compared with the table of all models.
+    Nothing is built: names and shapes are compared with the table of all models. Of several the largest are
+    named, since a deep network's file also holds all that a shallow one needs.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[int, str]] = {}
     for entry in ENTRIES.values():
         config = cast("Any", entry.detector).backbone
         names: dict[str, str] = config.file_names(state)
@@ -70,8 +71,9 @@ def backbones_of(state: Mapping[str, Tensor]) -> list[str]:
             for name, shape in wanted.items()
         )
         if fits:
-            found.setdefault(repr(config), entry.name)
-    return list(found.values())
+            found.setdefault(repr(config), (len(wanted), entry.name))
+    most = max((count for count, _ in found.values()), default=0)
+    return [name for count, name in found.values() if count == most]
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:
