@@ -84,7 +84,6 @@ class DeformablePatches(nn.Module):
     """Patches where they are wanted: a map [B, C, H, W] -> tokens [B, N, E] of its grid of 2 x 2 patches."""
 
     side: ClassVar[int] = 2
-    level_start: Tensor
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

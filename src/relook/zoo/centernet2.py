@@ -10,6 +10,7 @@ from relook.recipe import KeepRatio, Optimizer, Pixels, Recipe, Schedule, Select
 from relook.renaming import Rules
 from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Layout
 from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
+from relook.zoo.nano import NANO_RECIPE
 
 PAPER = "2103.07461"
 
@@ -199,15 +200,6 @@ NANO = CenterNet2Config(
     proposal_gradient=False,
     roi_samples=64,
     drop_empty=True,
-)
-NANO_RECIPE = Recipe(
-    batch=8,
-    optimizer=Optimizer(kind="adamw", lr=2e-3, weight_decay=0.05, clip=35.0),
-    schedule=Schedule(kind="onecycle", epochs=12, warmup_steps=100, warmup_reach=100),
-    train_size=KeepRatio(short=(128,), long=256),
-    test_size=KeepRatio(short=(128,), long=256),
-    group_by="none",
-    selection=Selection(need="nothing"),
 )
 
 ENTRIES = (

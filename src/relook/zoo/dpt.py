@@ -12,6 +12,7 @@ from relook.recipe import KeepRatio, Optimizer, Recipe, Schedule, Selection
 from relook.renaming import Rules
 from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Layout
 from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
+from relook.zoo.nano import NANO_RECIPE
 
 DPT, RETINANET, MASK_RCNN = "2107.14467", "1708.02002", "1703.06870"
 
@@ -147,15 +148,6 @@ MMDET_FILES = "https://download.openmmlab.com/mmdetection/v2.0"
 MMDET = "mmdetection 2"
 
 # ours, for CPUs: learn from nothing, on small images
-NANO_RECIPE = Recipe(
-    batch=8,
-    optimizer=Optimizer(kind="adamw", lr=2e-3, weight_decay=0.05, clip=35.0),
-    schedule=Schedule(kind="onecycle", epochs=12, warmup_steps=100, warmup_reach=100),
-    train_size=KeepRatio(short=(128,), long=256),
-    test_size=KeepRatio(short=(128,), long=256),
-    group_by="none",
-    selection=Selection(need="nothing"),
-)
 MASK_RCNN_NANO = MaskRCNNConfig(
     backbone=TimmMapsConfig(name="cs3darknet_s"),
     width=64,

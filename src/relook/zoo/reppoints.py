@@ -12,6 +12,7 @@ from relook.recipe import KeepRatio, Optimizer, Recipe, Schedule, Selection
 from relook.renaming import Rules
 from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Hint, Layout
 from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
+from relook.zoo.nano import NANO_RECIPE
 
 PAPER = "1904.11490"
 DCN = (2, 3, 4)  # stages c3, c4, c5
@@ -240,15 +241,6 @@ NANO = RepPointsConfig(
     init_weight=1.0,
     refine_weight=2.0,
     nms=0.6,
-)
-NANO_RECIPE = Recipe(
-    batch=8,
-    optimizer=Optimizer(kind="adamw", lr=2e-3, weight_decay=0.05, clip=35.0),
-    schedule=Schedule(kind="onecycle", epochs=12, warmup_steps=100, warmup_reach=100),
-    train_size=KeepRatio(short=(128,), long=256),
-    test_size=KeepRatio(short=(128,), long=256),
-    group_by="none",
-    selection=Selection(need="nothing"),
 )
 
 ENTRIES = (

@@ -5,13 +5,13 @@ from dataclasses import replace
 from relook.backbones.protocol import BackboneConfig
 from relook.detectors.reppoints_v2 import RepPointsV2Config
 from relook.zoo.entry import OURS, Entry
+from relook.zoo.nano import NANO_RECIPE
 from relook.zoo.reppoints import (
     AUTHORS_1X,
     AUTHORS_2X,
     FAMILY,
     MNV2,
     NANO,
-    NANO_RECIPE,
     R101,
     R101_DCN2,
     X101_64,
