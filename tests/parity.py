@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import relook
 from published import Case, difference
@@ -31,7 +31,9 @@ class Run:
         self.images, self.sizes = case.images()
         self.targets = case.targets()
         with torch.no_grad():  # what is asked at test time differs where statistics are the batch's
-            self.seen: Any = self.detector.eval()(self.images) if entry.recipe.sync_bn else None
+            norms = [m for m in self.detector.train().modules() if isinstance(m, nn.BatchNorm2d)]
+            moving = any(norm.training for norm in norms)
+            self.seen: Any = self.detector.eval()(self.images) if moving else None
         self.outputs: Any = self.detector.train()(self.images)
         self.seen = self.seen or self.outputs
         self.losses: dict[str, Tensor] = self.detector.loss(self.outputs, self.targets)
@@ -105,8 +107,9 @@ class Checks:
         facts = run.case.about
         told = (facts.get("optimiser"), facts["train"].get("sgd"), {"lr": facts.get("sgd_lr")})
         lr = next(one["lr"] for one in told if isinstance(one, dict) and "lr" in one)
+        decay = (facts["train"].get("sgd") or {}).get("weight_decay", 1e-4)
         trained = [p for p in run.detector.parameters() if p.requires_grad]
-        sgd = torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=1e-4)
+        sgd = torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=decay)
         totals: list[Tensor] = []
         for step in range(steps):
             total = torch.stack(list(run.detector.loss(run.detector(run.images), run.targets).values())).sum()

@@ -48,6 +48,7 @@ class Schedule:
     epochs: int = 12
     iterations: int | None = None  # steps of the whole training; then `epochs` says nothing
     warmup_steps: int = 500  # i = 0 .. warmup_steps-1
+    warmup_epochs: float | None = None  # the same in epochs, instead of `warmup_steps` and `warmup_reach`
     warmup_from: float = 0.001  # of the learning rate at i = 0
     warmup_lr: float | None = None  # the learning rate itself at i = 0, instead of `warmup_from`
     warmup_reach: int = 500  # the step i at which the whole rate would be reached; 499 in mmdetection 3

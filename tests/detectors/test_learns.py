@@ -11,7 +11,13 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "epochs", "least"),
-    [("centernet2_nano", 2, {"AP50": 0.80}), ("mask_rcnn_nano", 2, {"AP50": 0.75, "segm AP50": 0.70})],
+    [
+        ("centernet2_nano", 2, {"AP50": 0.80}),
+        ("mask_rcnn_nano", 2, {"AP50": 0.75, "segm AP50": 0.70}),
+        ("retinanet_dpt_nano", 6, {"AP50": 0.75}),
+        ("refinedet_nano", 3, {"AP50": 0.75}),
+        ("refinedetpp_nano", 3, {"AP50": 0.75}),
+    ],
 )
 def test_a_small_detector_learns_shapes(
     model: str, epochs: int, least: dict[str, float], tmp_path: Path

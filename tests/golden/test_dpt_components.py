@@ -29,8 +29,7 @@ def backbone() -> DPT:
     """DPT-Tiny with the recipe's weights where the case has them."""
     made = DPT(DPTConfig()).double().eval()
     state = {key.removeprefix("backbone."): value for key, value in CASE.state().items()}
-    names = made.config.file_names(state)
-    made.load_state_dict({names[key]: value for key, value in state.items()}, strict=False)
+    made.load_state_dict(made.config.file_state(state), strict=False)
     return made
 
 

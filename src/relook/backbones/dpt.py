@@ -8,7 +8,7 @@ Read from top to bottom: settings, patches (3.2), attention and blocks (3.1), st
 detector, the ImageNet classifier whose weights it starts from.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -55,9 +55,10 @@ class DPTConfig:
     def build(self) -> "DPT":
         return DPT(self)
 
-    def file_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of the authors' ImageNet files -> our parameters' names."""
-        return renamed(keys, RULES)
+    def file_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of the authors' ImageNet files by our parameters' names."""
+        names = renamed(state, RULES)
+        return {names[key]: value for key, value in state.items()}
 
     def starts_anew(self, name: str) -> bool:  # noqa: ARG002 (every backbone is asked)
         """Every parameter has ImageNet weights."""

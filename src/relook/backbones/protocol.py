@@ -1,6 +1,6 @@
 """What every backbone is: image -> feature maps, finest first."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ class BackboneConfig(Protocol):
 
     def build(self) -> nn.Module: ...
 
-    def file_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of an ImageNet file -> our parameters' names."""
+    def file_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of an ImageNet file by our parameters' names, in our shapes."""
         ...
 
     def starts_anew(self, name: str) -> bool:

@@ -4,7 +4,7 @@ What detectors add to timm's network: a frozen stem and first stages, batch norm
 ImageNet statistics, and 3x3 convolutions that become deformable (arXiv:1703.06211, v2: 1811.11168).
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -19,6 +19,7 @@ class ResNetConfig:
     """Settings of a ResNet from timm."""
 
     name: str = "resnet50"  # timm's name of the architecture: resnet101, resnext101_64x4d, resnet10t ...
+    blocks: tuple[int, ...] = ()  # of each stage, for depths without a name of their own; (): as named
     maps: tuple[int, ...] = (2, 3, 4)  # stages whose output is returned; stage i has stride 2 ** (i + 1)
     frozen: int = 2  # parts without training: 1 the stem, 2 also stage 1, 3 also stage 2 ...; 0 none
     freeze_statistics: bool = True  # batch normalisation uses its running statistics in training too
@@ -30,9 +31,9 @@ class ResNetConfig:
     def build(self) -> "ResNet":
         return ResNet(self)
 
-    def file_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of torchvision's or timm's files -> our parameters' names."""
-        return {key: f"body.{key}" for key in keys}
+    def file_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of torchvision's or timm's files by our parameters' names."""
+        return {f"body.{key}": value for key, value in state.items()}
 
     def starts_anew(self, name: str) -> bool:
         """Offsets of deformable convolutions have no ImageNet weights: they start at zero, a plain one."""
@@ -45,8 +46,9 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
+        depths: Any = {"layers": config.blocks} if config.blocks else {}
         body: Any = timm.create_model(  # pyright: ignore[reportUnknownVariableType]
-            config.name, features_only=True, out_indices=config.maps
+            config.name, features_only=True, out_indices=config.maps, **depths
         )
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(body.feature_info.reduction())

@@ -3,7 +3,7 @@
 MobileNetV2 (arXiv:1801.04381), as published with RepPoints, is timm's `mobilenetv2_100`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,9 +44,10 @@ class TimmMapsConfig:
     def build(self) -> "TimmMaps":
         return TimmMaps(self)
 
-    def file_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of timm's files, or of tonylins' MobileNetV2, -> our parameters' names."""
-        return renamed(keys, (*MOBILENET_RULES, (r"(.*)", r"body.\1")))
+    def file_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of timm's files, or of tonylins' MobileNetV2, by our parameters' names."""
+        names = renamed(state, (*MOBILENET_RULES, (r"(.*)", r"body.\1")))
+        return {names[key]: value for key, value in state.items()}
 
     def starts_anew(self, name: str) -> bool:  # noqa: ARG002 (every backbone is asked)
         """Every parameter has ImageNet weights."""

@@ -12,7 +12,7 @@ LIMIT: Final = math.log(1000 / 16)  # of the logarithm of a ratio of sides, so t
 LEAST: Final = 1e-6  # pixels that a side counts at least, so that an empty box is encoded without infinities
 
 
-def encode(rois: Tensor, boxes: Tensor, *, center_std: float, size_std: float) -> Tensor:
+def encode(rois: Tensor, boxes: Tensor, *, center_std: float, size_std: float, extra: float = 0.0) -> Tensor:
     """How `rois` [..., 4] must change to become `boxes` [..., 4]: [..., 4] dx, dy, dw, dh.
 
     Args:
@@ -20,14 +20,21 @@ def encode(rois: Tensor, boxes: Tensor, *, center_std: float, size_std: float) -
         boxes: pixels.
         center_std: changes of the centre, in sides of the RoI, are divided by this.
         size_std: likewise changes of width and height, as logarithms of their ratios.
+        extra: added to these ratios (SSD's code); then no box is too thin.
     """
-    from_size, to_size = B.size(rois).clamp(min=LEAST), B.size(boxes).clamp(min=LEAST)
+    from_size, to_size = B.size(rois).clamp(min=LEAST), B.size(boxes).clamp(min=0 if extra else LEAST)
     away = (B.center(boxes) - B.center(rois)) / from_size
-    return torch.cat([away / center_std, (to_size / from_size).log() / size_std], dim=-1)
+    return torch.cat([away / center_std, (to_size / from_size + extra).log() / size_std], dim=-1)
 
 
 def decode(
-    rois: Tensor, deltas: Tensor, *, center_std: float, size_std: float, limit_both: bool = True
+    rois: Tensor,
+    deltas: Tensor,
+    *,
+    center_std: float,
+    size_std: float,
+    limit: float = LIMIT,
+    limit_both: bool = True,
 ) -> Tensor:
     """The boxes [..., 4] that `rois` [..., 4] become by `deltas` [..., 4] dx, dy, dw, dh; not clipped.
 
@@ -36,10 +43,11 @@ def decode(
         deltas: as `encode` makes them.
         center_std: as in `encode`.
         size_std: likewise.
-        limit_both: sides neither grow nor shrink by more than 1000 / 16 (mmdetection); otherwise only growing
-            is limited (detectron2).
+        limit: of the logarithm of a ratio of sides; 1000 / 16 in mmdetection and detectron2.
+        limit_both: sides neither grow nor shrink beyond it (mmdetection); otherwise only growing is limited
+            (detectron2).
     """
-    ratio = (deltas[..., 2:] * size_std).clamp(min=-LIMIT if limit_both else None, max=LIMIT)
+    ratio = (deltas[..., 2:] * size_std).clamp(min=-limit if limit_both else None, max=limit)
     size = B.size(rois)
     middle = B.center(rois) + deltas[..., :2] * center_std * size
     half = size * ratio.exp() / 2

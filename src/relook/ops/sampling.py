@@ -63,6 +63,17 @@ def chosen_first(chosen: Tensor, most: int) -> Sample:
     return Sample(front.indices[:, :size], front.values[:, :size] == 0)
 
 
+def hardest(error: Tensor, count: Tensor) -> Tensor:
+    """The `count` [B] candidates of each image with the largest error [B, N], but never all: [B, N] bool.
+
+    Hard negative mining (SSD, arXiv:1512.02325, section 2.2). Equal errors are taken in their order.
+    """
+    order = error.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(error.shape[1], device=error.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
+    return rank < count.clamp(max=error.shape[1] - 1)[:, None]
+
+
 def _rank(among: Tensor, lot: Tensor) -> Tensor:
     """The place of each candidate when those `among` [B, N] bool are ordered by lot, others last: [B, N]."""
     return torch.where(among, lot, 2).argsort(1).argsort(1)

@@ -66,8 +66,11 @@ def plan(schedule: Schedule, steps_per_epoch: int, epochs: int | None = None, *,
     else:
         total = (schedule.epochs if epochs is None else epochs) * steps_per_epoch
     length = schedule.epochs if counted is None else counted  # in the unit of `drops`
-    warmup = min(schedule.warmup_steps, total // 10)
-    reach = schedule.warmup_reach - schedule.warmup_steps + warmup
+    wanted, reach = schedule.warmup_steps, schedule.warmup_reach
+    if schedule.warmup_epochs is not None:
+        wanted = reach = round(schedule.warmup_epochs * steps_per_epoch)
+    warmup = min(wanted, total // 10)
+    reach += warmup - wanted
     steps = schedule.kind == "steps"
     start = schedule.warmup_from if schedule.warmup_lr is None else schedule.warmup_lr / lr
     return Plan(

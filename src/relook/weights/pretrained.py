@@ -28,8 +28,7 @@ def load_backbone(detector: nn.Module, source: str) -> int:
         given: Mapping[str, Tensor] = read_checkpoint(source).state
     else:
         given = _from_hub(source)
-    names: dict[str, str] = backbone.config.file_names(given)
-    state = {names[key]: value for key, value in given.items()}
+    state: dict[str, Tensor] = backbone.config.file_state(given)
     wanted: dict[str, Tensor] = backbone.state_dict()
     missing = [
         k for k in wanted if k not in state and not backbone.config.starts_anew(k) and "num_batches" not in k
@@ -58,8 +57,7 @@ def backbones_of(state: Mapping[str, Tensor]) -> list[str]:
     found: dict[str, tuple[int, str]] = {}
     for entry in ENTRIES.values():
         config = cast("Any", entry.detector).backbone
-        names: dict[str, str] = config.file_names(state)
-        given = {names[key]: tuple(value.shape) for key, value in state.items()}
+        given = {name: tuple(value.shape) for name, value in config.file_state(state).items()}
         wanted = {
             name.removeprefix("backbone."): shape
             for name, shape in wiring(entry).shapes.items()

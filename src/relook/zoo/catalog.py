@@ -3,11 +3,18 @@
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from relook.zoo import centernet2, dpt, reppoints, reppoints_v2
+from relook.zoo import centernet2, dpt, refinedet, reppoints, reppoints_v2
 from relook.zoo.entry import Entry, Family
 
 ENTRIES: dict[str, Entry] = {
-    e.name: e for e in (*reppoints.ENTRIES, *reppoints_v2.ENTRIES, *centernet2.ENTRIES, *dpt.ENTRIES)
+    e.name: e
+    for e in (
+        *reppoints.ENTRIES,
+        *reppoints_v2.ENTRIES,
+        *centernet2.ENTRIES,
+        *refinedet.ENTRIES,
+        *dpt.ENTRIES,
+    )
 }
 
 FAMILIES: tuple[Family, ...] = tuple({e.family.name: e.family for e in ENTRIES.values()}.values())

@@ -1,0 +1,71 @@
+"""What SSD and RefineDet make of a backbone: scaled maps, coarser levels (arXiv:1512.02325, section 2.1)."""
+
+import torch
+from timm.models.resnet import (
+    Bottleneck,
+    downsample_conv,  # pyright: ignore[reportUnknownVariableType]
+)
+from torch import Tensor, nn
+
+from relook.parts.point_sets import init_kaiming
+from relook.types import to_float32
+
+
+class L2Norm(nn.Module):
+    """Every cell [B, C, h, w] has one length, then each channel a learnt scale (ParseNet, 1506.04579)."""
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = to_float32(x)
+        square = exact.square().sum(1, keepdim=True)
+        length = torch.where(
+            square > 0, square, 1
+        ).sqrt()  # a cell of zeros stays so, and its gradient finite
+        return (exact / (length + 1e-10) * self.weight[:, None, None]).to(x.dtype)
+
+
+def extra_convs(channels: int, width: int, *, norm: bool) -> nn.Sequential:
+    """A coarser level as VGG has it: a 1x1 convolution, then a 3x3 one with stride 2.
+
+    Args:
+        channels: of the map before.
+        width: of the new one.
+        norm: batch normalisation behind each convolution.
+    """
+    parts: list[nn.Module] = []
+    for cin, cout, kernel, stride in ((channels, width // 2, 1, 1), (width // 2, width, 3, 2)):
+        parts.append(nn.Conv2d(cin, cout, kernel, stride, kernel // 2))
+        parts.extend([nn.BatchNorm2d(cout)] if norm else [])
+        parts.append(nn.ReLU())
+    made = nn.Sequential(*parts)
+    init_xavier(made)
+    return made
+
+
+def extra_bottleneck(channels: int, width: int, *, groups: int) -> nn.Module:
+    """A coarser level as ResNet and ResNeXt (groups 32) have it.
+
+    While the backbone keeps its statistics, these are the batch's (docs/quirks.md, rd-11).
+    """
+    made = Bottleneck(
+        channels,
+        width // Bottleneck.expansion,
+        stride=2,
+        downsample=downsample_conv(channels, width, kernel_size=1, stride=2),
+        cardinality=groups,
+        base_width=64 if groups == 1 else 4,
+    )
+    init_kaiming(made)
+    return made
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Every convolution of a module starts Xavier-uniform with zero bias."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
