@@ -34,8 +34,9 @@ from relook.data.loading import train_loader
 from relook.data.sample import Sample, Source
 from relook.data.shapes import shapes
 from relook.data.transforms.network_input import normalise_into
+from relook.data.transforms.picture import picture
 from relook.data.transforms.sizes import resized_size
-from relook.data.transforms.steps import flip, picture, resize
+from relook.data.transforms.steps import flip, resize
 from relook.recipe import Flip, Jitter, KeepRatio, Recipe, Resize
 
 HEIGHT, WIDTH, BOXES = 480, 640, 12

@@ -142,8 +142,14 @@ def _between(old: str, name: str, new: str) -> str:
 
 
 def _models() -> str:
-    rows = ["| model | parameters | GFLOPs | AP val2017 | test-dev | by |", "|---|---:|---:|---:|---:|---|"]
-    rows += [_model(entry) for entry in ENTRIES.values()]
+    rows = [
+        "| model | parameters | GFLOPs | AP val2017 | test-dev | other data | by |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    shown = [entry for entry in ENTRIES.values() if entry.figures or entry.publisher == "relook"]
+    rows += [_model(entry) for entry in shown]
+    if more := len(ENTRIES) - len(shown):
+        rows += ["", f"{more} more, of which no figures are published, are [listed](docs/numbers.md) too."]
     if any(entry.doubt for entry in ENTRIES.values()):
         rows += [
             "",
@@ -158,6 +164,8 @@ def _model(entry: Entry) -> str:
     sizes = f"{spent.parameters / 1e6:.1f} M | {spent.multiply_adds / 1e9:.1f}"
     mark = " (1)" if entry.doubt else ""
     published = " | ".join("" if value is None else f"{value:.1f}{mark}" for value in (ap, test_dev))
+    other = next((f for f in entry.figures if not f.dataset.startswith("coco/")), None)
+    published += " | " + (f"{other.dataset}: {other.metric} {other.value:g}" if other else "")
     ours = entry.publisher == "relook"
     whose = "relook: small, for CPUs, the demo and tests" if ours else entry.publisher
     return f"| `{entry.name}` | {sizes} | {published} | {whose} |"

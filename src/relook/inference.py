@@ -144,7 +144,7 @@ class Engine:
         heights, widths = (cast("list[int]", side.tolist()) for side in batch.originals.unbind(1))
         sizes = zip(heights, widths, strict=True)
         return [
-            Seen(key=key, size=size, objects=objects, looks=mine)
+            Seen(key=key, size=size, objects=self._edges(objects), looks=mine)
             for key, size, (objects, mine) in zip(
                 batch.keys,
                 sizes,
@@ -176,6 +176,13 @@ class Engine:
             seen = tuple(_image_look(look, i, rows, place, size) for look in looks)
             answer.append((to_original(one.pick(rows), place), seen))
         return answer
+
+    def _edges(self, objects: ImageDetections) -> ImageDetections:
+        """Right and lower corners as edges, where the recipe's name pixels."""
+        if not self.recipe.last_pixel:
+            return objects
+        boxes = objects.boxes + objects.boxes.new_tensor([0, 0, 1, 1])
+        return ImageDetections(boxes, objects.scores, objects.labels, objects.masks, objects.origin)
 
     def _prepare(self, image: NDArray[np.uint8], view: View) -> Prepared:
         size = view.resize(self.recipe.test_size)

@@ -144,7 +144,52 @@ class Jitter:
         _need(0 <= self.strength < math.inf, f"strength={self.strength}: it must be from 0 on")
 
 
-Step = Resize | Flip | Jitter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photometric:
+    """SSD's colours: brightness, contrast, saturation, hue, and the order of channels, each with a coin."""
+
+    kind: Literal["photometric"] = "photometric"
+    brightness: float = 32.0  # added, from minus to plus this
+    contrast: float = 0.5  # times 1 - this .. 1 + this
+    saturation: float = 0.5  # likewise
+    hue: float = 18.0  # degrees, from minus to plus this
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            value: float = getattr(self, name)
+            _need(0 <= value < math.inf, f"{name}={value}: it must be a number from 0 on")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expand:
+    """SSD's larger canvas: objects become small."""
+
+    kind: Literal["expand"] = "expand"
+    probability: float = 0.5
+    most: float = 4.0  # times as wide and high
+    fill: tuple[float, float, float] = (123.0, 117.0, 104.0)  # RGB
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.probability <= 1, f"probability={self.probability}: it must be in 0 .. 1")
+        _need(1 <= self.most < math.inf, f"most={self.most}: it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """SSD's parts of an image: each holds the centre of an object, and loses objects whose centre it cuts."""
+
+    kind: Literal["crop"] = "crop"
+    unchanged: float = 1 / 6  # likelihood that the image stays whole
+    least: float = 0.3  # of each side
+    trials: int = 50  # before it is drawn again whether the image stays whole
+
+    def __post_init__(self) -> None:
+        _need(0 < self.unchanged <= 1, f"unchanged={self.unchanged}: it must be more than 0, at most 1")
+        _need(0 < self.least <= 1, f"least={self.least}: it must be more than 0, at most 1")
+        _need(self.trials >= 1, f"trials={self.trials}: it must be at least 1")
+
+
+Step = Resize | Flip | Jitter | Photometric | Expand | Crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +208,7 @@ class Recipe:
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     pixels: Pixels = Pixels()
+    last_pixel: bool = False  # a box's right and lower corners name its last pixel, not the edge behind it
     train_size: Size = KeepRatio()
     test_size: Size = KeepRatio()
     augment: tuple[Step, ...] = (Resize(), Flip())

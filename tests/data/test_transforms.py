@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from relook.data.transforms.network_input import normalise_into, prepare, stack
+from relook.data.transforms.picture import Picture, picture
 from relook.data.transforms.sizes import new_size, resize_boxes, resize_masks, resized_size
-from relook.data.transforms.steps import Picture, augment, flip, jitter, mirror_boxes, picture, resize
+from relook.data.transforms.steps import augment, flip, jitter, mirror_boxes, resize
 from relook.recipe import Flip, Jitter, KeepRatio, Pixels, Resize, Size, Stretch
 
 SIDES = st.integers(1, 3000)

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from golden import recipe
 from published import Case, difference
 from relook.assign.best_prior import best_prior
 from relook.data.sample import Sample, Source
+from relook.data.transforms.picture import Picture
+from relook.data.transforms.ssd import cut_out, placed, recoloured
+from relook.data.transforms.steps import flip, resize
 from relook.detectors.refinedet import EXTRA, RefineDet, RefineDetConfig, RefineDetOutputs, moved, sampled
 from relook.metrics.metric import Rows
 from relook.metrics.voc import Voc, Voc07, precision_curves
@@ -18,7 +22,7 @@ from relook.ops.box_coder import encode
 from relook.ops.deform_conv import deform_conv2d
 from relook.ops.nms import Kept, per_class_nms
 from relook.ops.soft_nms import soft_nms
-from relook.recipe import Recipe
+from relook.recipe import Recipe, Stretch
 from relook.training.optim import learning_rate, plan
 from relook.types import ImageDetections, Targets
 from relook.zoo.catalog import ENTRIES
@@ -261,3 +265,69 @@ def test_learning_rates(data: str, steps: int) -> None:
     rate = plan(recipe.schedule, steps, lr=lr)
     mine = [lr * rate.factor(int(step)) for step in CASE.arrays[f"lr/{data}/iteration"]]
     assert np.allclose(mine, CASE.arrays[f"lr/{data}/value"], rtol=1e-6, atol=0)
+
+
+# -- augmentation: images are stored as blue, green, red -----------------------------------------
+
+GREY = 1e-3  # levels of 255: the published colours and sizes are computed in float32
+
+
+def start() -> Picture:
+    image = torch.from_numpy(np.ascontiguousarray(recipe.image(41, 48, 64)))
+    pixels = (image if image.shape[0] == 3 else image.permute(2, 0, 1)).float()
+    boxes, labels = CASE.tensor("aug/boxes"), CASE.tensor("aug/labels").long()
+    return Picture(image=pixels, boxes=boxes, labels=labels)
+
+
+def assert_equal(mine: Picture, name: str) -> None:
+    stored = CASE.tensor(f"aug/{name}/image").permute(2, 0, 1).flip(0)
+    assert mine.image.shape == stored.shape
+    assert float((mine.image.double() - stored).abs().max()) < GREY
+    assert torch.allclose(mine.boxes.double(), CASE.tensor(f"aug/{name}/boxes"), rtol=0, atol=1e-5)
+    assert mine.labels.tolist() == CASE.tensor(f"aug/{name}/labels").long().tolist()
+
+
+FILL = (123.0, 117.0, 104.0)
+
+
+def test_expand() -> None:
+    assert_equal(placed(start(), 2.3, 17.6, 40.2, FILL), "expand")
+
+
+def test_rd_14_the_least_overlap_of_a_crop_rejects_nothing() -> None:
+    w, h, left, top = 40.7, 33.2, 12.9, 8.4
+    cut = cut_out(start(), (int(left), int(top), int(left + w), int(top + h)))
+    assert_equal(cut, "crop")
+    assert_equal(cut, "crop_min_iou")
+
+
+def test_mirror() -> None:
+    assert_equal(flip(start()), "mirror")
+
+
+def test_colours() -> None:
+    """Contrast before saturation and hue, and after them; channels change places at last."""
+    image = start().image
+    first = recoloured((image + 12.5) * 0.8, saturation=1.3, hue=-9.25).flip(0)[[1, 2, 0]]
+    last = (recoloured(image - 20.25, saturation=0.6, hue=15.5) * 1.4).flip(0)[[2, 1, 0]]
+    for mine, name in ((first, "first"), (last, "last")):
+        stored = CASE.tensor(f"aug/photo_contrast_{name}/image").permute(2, 0, 1)
+        assert float((mine.double() - stored).abs().max()) < GREY
+
+
+def test_the_whole_chain() -> None:
+    """Colours, canvas, part, mirror, resize; only then the mean is taken off."""
+    now = start()
+    coloured = Picture(
+        image=recoloured(now.image + 6, saturation=1.0, hue=5.0), boxes=now.boxes, labels=now.labels
+    )
+    wide = placed(coloured, 1.6, 10.2, 7.9, FILL)
+    w, h, left, top = 60.3, 50.7, 6.2, 8.9
+    cut = cut_out(wide, (int(left), int(top), int(left + w), int(top + h)))
+    small = resize(flip(cut), Stretch(height=96, width=96))
+    mine = small.image - torch.tensor(FILL)[:, None, None]
+    stored = CASE.tensor("aug/whole/image").permute(2, 0, 1).flip(0)
+    assert float((mine.double() - stored).abs().max()) < GREY
+    boxes = CASE.tensor("aug/whole/boxes") * 96
+    assert torch.allclose(small.boxes.double(), boxes, rtol=0, atol=1e-4)
+    assert small.labels.tolist() == CASE.tensor("aug/whole/labels").long().tolist()

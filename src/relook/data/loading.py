@@ -17,7 +17,8 @@ from relook.data.decode import BrokenImage
 from relook.data.sample import DataError, Sample, Source
 from relook.data.samplers import Batches, EachOnce, FilledGroups, Pick, StreamedGroups, orientation_groups
 from relook.data.transforms.network_input import normalise_into, padded_sides
-from relook.data.transforms.steps import Picture, augment, flip, picture, resize
+from relook.data.transforms.picture import Picture, picture
+from relook.data.transforms.steps import augment, flip, resize
 from relook.recipe import Pixels, Recipe, Selection, Size, Step
 from relook.rle import bitmap
 from relook.types import Targets, record
@@ -173,7 +174,7 @@ def train_loader(  # noqa: PLR0913 - what, how, and this process among all: all 
     kind = StreamedGroups if recipe.group_by == "w>=h" else FilledGroups
     batches = kind(groups, batch=batch, seed=seed, rank=rank, world=world)
     images = _TrainingImages(source, recipe.train_size, steps=recipe.augment, groups=groups, seed=seed)
-    images.masks = masks
+    images.masks, images.last_pixel = masks, recipe.last_pixel
     return Loader(images, batches, workers=workers, pixels=recipe.pixels, stride=stride)
 
 
@@ -290,6 +291,7 @@ class _Images(Dataset[_Tried]):
     training: bool
     files = False  # deliver the decoded files, too
     masks = False  # and what is annotated as masks
+    last_pixel = False  # right and lower corners become pixels of the file, where they were edges
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -316,7 +318,10 @@ class _Images(Dataset[_Tried]):
         file = sample.image()
         learnt = trained_boxes(sample)
         drawn = bitmaps(sample, np.flatnonzero(learnt), file.shape[0], file.shape[1]) if self.masks else None
-        start = picture(file, sample.boxes[learnt], sample.labels[learnt], drawn)
+        boxes = sample.boxes[learnt]
+        if self.last_pixel:
+            boxes[:, 2:] = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
+        start = picture(file, boxes, sample.labels[learnt], drawn)
         return _Loaded(
             picture=self.change(start, sample, pick),
             original=(file.shape[0], file.shape[1]),

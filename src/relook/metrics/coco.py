@@ -4,8 +4,8 @@ import contextlib
 import importlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import hotcoco
 import numpy as np
@@ -46,8 +46,8 @@ class CocoBoxes:
     """COCO's box metric; its headline is AP over IoU 0.50 .. 0.95, all sizes."""
 
     backend: Backend = "hotcoco"
-    name: ClassVar[str] = "coco"
-    headline: ClassVar[str] = "AP"
+    name: str = field(default="coco", init=False)
+    headline: str = field(default="AP", init=False)
 
     def keep(self, image: int, found: ImageDetections, size: tuple[int, int]) -> Rows:  # noqa: ARG002
         """Its boxes, scores and labels."""
@@ -64,8 +64,8 @@ class CocoMasks:
 
     backend: Backend = "hotcoco"
     boxes: bool = True  # both; False: masks alone
-    name: ClassVar[str] = "coco_segm"
-    headline: ClassVar[str] = f"{SEGM}AP"
+    name: str = field(default="coco_segm", init=False)
+    headline: str = field(default=f"{SEGM}AP", init=False)
 
     def keep(self, image: int, found: ImageDetections, size: tuple[int, int]) -> Rows:
         """Its boxes, scores and labels, and its masks as run lengths.
@@ -115,8 +115,8 @@ def coco_ap(
     # the tools sort the categories by id; rows of `source.classes` need not be sorted so
     rows = np.argsort(np.argsort(np.asarray(source.category_ids, dtype=np.int64)))
     return Report(
-        metric=CocoBoxes.name,
-        headline=CocoBoxes.headline,
+        metric="coco",
+        headline="AP",
         numbers={name: _mean(tables, *what) for name, what in _NUMBERS.items()},
         per_class={
             name: _average(precision[:, :, row, 0, 2]) for name, row in zip(source.classes, rows, strict=True)

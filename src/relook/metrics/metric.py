@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +112,15 @@ def _shown(value: float) -> str:
 class Metric(Protocol):
     """Compares detections with ground truth."""
 
-    name: ClassVar[str]  # what a recipe calls it
-    headline: ClassVar[str]  # which of its numbers chooses the best weights
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """Which of its numbers chooses the best weights."""
+        ...
 
     def keep(self, image: int, found: ImageDetections, size: tuple[int, int]) -> Rows:
         """What is needed of an image of that id and size (h, w) once it is done; nothing else of it stays."""

@@ -4,8 +4,8 @@ Everything is done for all images and classes at once: a "group" is one class in
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Final, cast
+from dataclasses import dataclass, field
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,8 @@ class VocBoxes(ABC):
     """
 
     silent: float = 0.0  # what a class counts that has objects and no detection; -1 in the authors' code
-    name: ClassVar[str]
-    headline: ClassVar[str] = "mAP"
+    name: str = field(default="", init=False)
+    headline: str = field(default="mAP", init=False)
 
     @abstractmethod
     def average(self, curve: Curve) -> float:
@@ -75,7 +75,7 @@ class VocBoxes(ABC):
 class Voc07(VocBoxes):
     """The metric of VOC2007: the mean of the best precision at eleven recalls."""
 
-    name: ClassVar[str] = "voc07"
+    name: str = field(default="voc07", init=False)
 
     def average(self, curve: Curve) -> float:
         """The mean of the best precision from each recall on."""
@@ -87,7 +87,7 @@ class Voc07(VocBoxes):
 class Voc(VocBoxes):
     """The metric of VOC since 2010: the area under the curve of the best precision from each recall on."""
 
-    name: ClassVar[str] = "voc"
+    name: str = field(default="voc", init=False)
 
     def average(self, curve: Curve) -> float:
         """The exact area."""

@@ -7,12 +7,24 @@ from relook.backbones.resnet import ResNetConfig
 from relook.backbones.timm_maps import TimmMapsConfig
 from relook.backbones.vgg import VGGConfig
 from relook.detectors.refinedet import RefineDetConfig
-from relook.recipe import Optimizer, Pixels, Recipe, Schedule, Selection, Stretch
+from relook.recipe import (
+    Crop,
+    Expand,
+    Flip,
+    Optimizer,
+    Photometric,
+    Pixels,
+    Recipe,
+    Resize,
+    Schedule,
+    Selection,
+    Stretch,
+)
 from relook.renaming import Rules
 from relook.zoo.entry import OURS, Entry, Family, Figure, Layout
 from relook.zoo.nano import NANO_RECIPE
 
-PAPER, PAPER_PLUS = "1711.06897", "10.1109/TCSVT.2020.2987465"
+PAPER = "1711.06897"  # RefineDet++ appeared in IEEE TCSVT and has no arXiv number
 AUTHORS, PORT = "RefineDet_plusplus.PyTorch", "luuuyi/RefineDet.PyTorch"
 
 # -- names of published files ------------------------------------------------------------------
@@ -82,10 +94,13 @@ def _recipe(size: int, data: Data, backbone_weights: str | None) -> Recipe:
         optimizer=FIXED,
         schedule=Schedule(epochs=epochs, drops=drops, warmup_epochs=10, warmup_lr=1e-6),
         pixels=replace(PIXELS, pad=64 if size < 1024 else 128),
+        last_pixel=True,
         train_size=square,
         test_size=square,
+        augment=(Photometric(), Expand(), Crop(), Flip(), Resize()),
         selection=Selection(min_side=1, need="annotation"),
         group_by="none",
+        metric="voc07" if data == "voc" else "coco",
         backbone_weights=backbone_weights,
     )
 
@@ -156,7 +171,7 @@ def _plus(size: int, backbone: str, data: Data, ablation: Ablation = "") -> Entr
     name = f"refinedetpp_{size}_{backbone}{ablation}_{data}"
     return Entry(
         name=name,
-        paper=PAPER_PLUS,
+        paper=PAPER,
         detector=replace(detector, num_classes=CLASSES[data], soft_nms=data != "voc", **ABLATIONS[ablation]),
         recipe=_recipe(size, data, weights),
         family=FAMILY,
@@ -204,13 +219,13 @@ ENTRIES = (
     *(
         Entry(
             name=name,
-            paper=paper,
+            paper=PAPER,
             detector=replace(NANO, align=align),
             recipe=NANO_RECIPE,
             family=FAMILY,
             layout=OURS,
             input=(128, 128),
         )
-        for name, paper, align in (("refinedet_nano", PAPER, False), ("refinedetpp_nano", PAPER_PLUS, True))
+        for name, align in (("refinedet_nano", False), ("refinedetpp_nano", True))
     ),
 )

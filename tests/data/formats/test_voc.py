@@ -115,3 +115,45 @@ def test_a_listed_image_without_annotation_is_named(tmp_path: Path) -> None:
     _lists(tmp_path, train=["one", "gone"], val=["one"])
     with pytest.raises(DataError, match=r"train\.txt: gone: has no file in Annotations"):
         read(tmp_path, "train")
+
+
+def _devkit(path: Path) -> Path:
+    """Two years: 2007 with a test list, 2012 without one, and classes of their own."""
+    for year, name in (("VOC2007", "dog"), ("VOC2012", "bird")):
+        _add(path / year, f"{year}_a", _object(name, (1, 1, 20, 20)), _object("cat", (5, 5, 30, 30)))
+        _add(path / year, f"{year}_b", _object("cat", (1, 1, 20, 20)))
+        _lists(path / year, trainval=[f"{year}_a"], train=[f"{year}_a"], val=[f"{year}_b"])
+    return path
+
+
+def test_several_years_are_one_data_set(tmp_path: Path) -> None:
+    """Trained on every trainval list, validated on the test list of those that have one."""
+    devkit = _devkit(tmp_path)
+    tests = devkit / "VOC2007" / "ImageSets" / "Main" / "test.txt"
+    tests.write_text("VOC2007_b\n")
+    # a list without annotations, as VOC2012's test
+    (devkit / "VOC2012" / "ImageSets" / "Main" / "test.txt").write_text("nowhere\n")
+    train, val = read(devkit, "train"), read(devkit, "val")
+    assert train.classes == val.classes == ("bird", "cat", "dog")
+    assert train.name == "VOC2007 trainval + VOC2012 trainval"
+    assert [sample.id for sample in train.samples] == [1, 2]
+    assert [sample.path.stem for sample in train.samples] == ["VOC2007_a", "VOC2012_a"]
+    named = [[train.classes[i] for i in sample.labels] for sample in train.samples]
+    assert named == [["dog", "cat"], ["bird", "cat"]]
+    assert [sample.path.stem for sample in val.samples] == ["VOC2007_b"]
+
+
+def test_several_years_without_a_test_list(tmp_path: Path) -> None:
+    devkit = _devkit(tmp_path)
+    assert [s.path.stem for s in read(devkit, "train").samples] == ["VOC2007_a", "VOC2012_a"]
+    assert [s.path.stem for s in read(devkit, "val").samples] == ["VOC2007_b", "VOC2012_b"]
+
+
+def test_one_year_prefers_trainval_and_test(tmp_path: Path) -> None:
+    """As papers do, where the test list has annotations; otherwise train and val."""
+    year = _devkit(tmp_path) / "VOC2007"
+    assert read(year, "train").name == "VOC2007 train"
+    _list = year / "ImageSets" / "Main" / "test.txt"
+    _list.write_text("VOC2007_b\n")
+    assert read(year, "train").name == "VOC2007 trainval"
+    assert read(year, "val").name == "VOC2007 test"

@@ -27,8 +27,10 @@ class Options:
     workers: int = option("processes that read pictures", default=2)
     device: str = option("auto, cpu, cuda, cuda:1 ...", default="auto")
     precision: Literal["32", "bf16", "fp16"] = option("arithmetic of the network", default="32")
-    metrics: tuple[Literal["bbox", "segm"], ...] = option(
-        "what is compared: bbox, segm (masks) or both; without it what the model finds", default=()
+    metrics: tuple[Literal["bbox", "segm", "coco", "voc07", "voc"], ...] = option(
+        "bbox (or coco) and segm: COCO's numbers of boxes and masks; voc07, voc: Pascal VOC's mean AP at 11 "
+        "recalls, or under the curve; several as you like, the first counts; without it the model's own",
+        default=(),
     )
     backend: Literal["hotcoco", "pycocotools"] = option(
         "who computes; the numbers are the same", default="hotcoco"
@@ -45,9 +47,9 @@ def run(options: Options) -> int:
     from relook.weights.models import open_weights  # noqa: PLC0415
 
     loaded = open_weights(options.weights, options.model, changes(options.set))
-    metric = _metric(options, masks=loaded.detector.has_masks)
-    source = read(options.data, options.split, masks=metric.name == "coco_segm")
     recipe = loaded.model.entry.recipe
+    metric = _metric(options, recipe.metric, masks=loaded.detector.has_masks)
+    source = read(options.data, options.split, masks="coco_segm" in metric.name.split("+"))
     views = None if options.views is None else parse(options.views, recipe.test_size)
     _compare(loaded.model.classes, source.classes)
     done = evaluate(
@@ -69,16 +71,25 @@ def run(options: Options) -> int:
     return 0
 
 
-def _metric(options: Options, *, masks: bool) -> "Metric":
-    """COCO's, of what was asked for."""
+def _metric(options: Options, own: str, *, masks: bool) -> "Metric":
+    """What was asked for, or the model's own; the first of several counts."""
     from relook.metrics.coco import CocoBoxes, CocoMasks  # noqa: PLC0415
+    from relook.metrics.named import Several, metric_named  # noqa: PLC0415
 
-    asked = set(options.metrics) or ({"bbox", "segm"} if masks else {"bbox"})
+    default = {"coco": ("bbox",), "coco_segm": ("bbox", "segm")}.get(own, (own,))
+    asked = list(dict.fromkeys("bbox" if name == "coco" else name for name in options.metrics or default))
     if "segm" in asked and not masks:
         raise ValueError("--metrics segm: this model finds boxes, no masks; leave it out")
-    if "segm" not in asked:
-        return CocoBoxes(backend=options.backend)
-    return CocoMasks(backend=options.backend, boxes="bbox" in asked)
+    both = {"bbox", "segm"} <= set(asked)
+    chosen: list[Metric] = []
+    for name in asked:
+        if name == "segm":
+            chosen.append(CocoMasks(backend=options.backend, boxes=both))
+        elif name == "bbox":
+            chosen += [] if both else [CocoBoxes(backend=options.backend)]
+        else:
+            chosen.append(metric_named(name))
+    return chosen[0] if len(chosen) == 1 else Several(chosen)
 
 
 def _tell(options: Options, done: "Evaluation", model: str) -> None:

@@ -1,9 +1,10 @@
 """Data sets in Pascal VOC's folders: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt."""
 
 import math
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,32 +16,95 @@ from relook.data.formats.geometry import box_problems
 from relook.data.formats.problems import Parts, Problems
 from relook.data.sample import DataError, Sample, Source
 
-_LISTS = (("train", "val"), ("trainval", "test"), ("train", "test"))  # pairs of files, the first that exists
+_LISTS = (("trainval", "test"), ("train", "val"), ("train", "test"))  # pairs of files, the first that fits
+_YEAR = re.compile(r"VOC\d{4}")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", ".")
 
 
 def find_voc(path: Path) -> Parts | None:
-    """The splits of a VOC folder, or of a VOCdevkit that holds one year; None when `path` is neither.
+    """The splits of a VOC folder, or of a VOCdevkit; None when `path` is neither.
+
+    A devkit with several years is trained on all of them, as VOC2007 and VOC2012 are in papers: on every
+    trainval list where one of them has a test list with annotations, which is then for validation.
 
     Raises:
-        DataError: when there are several years.
+        DataError: when there are several folders that are no years of one devkit.
     """
     folders = [f.parent for f in (path / "Annotations", *path.glob("*/Annotations")) if any(f.glob("*.xml"))]
     if not folders:
         return None
     if len(folders) > 1:
-        names = ", ".join(str(f) for f in folders)
-        raise DataError(f"{path}: holds several VOC data sets; name one of {names}")
-    folder = folders[0]
-    lists = folder / "ImageSets" / "Main"
+        return _devkit(path, sorted(folders))
     for names in _LISTS:
-        files = [lists / f"{name}.txt" for name in names]
-        if all(file.is_file() for file in files):
+        files = [_list(folders[0], name) for name in names]
+        if all(map(_annotated, files)):
             return {
-                split: partial(read_voc, folder, file, name=f"{folder.name} {file.stem}")
+                split: partial(read_voc, folders[0], file, name=f"{folders[0].name} {file.stem}")
                 for split, file in zip(("train", "val"), files, strict=True)
             }
-    return {"all": partial(read_voc, folder, None, name=folder.name)}
+    return {"all": partial(read_voc, folders[0], None, name=folders[0].name)}
+
+
+def _every_class(folder: Path, problems: Problems) -> tuple[str, ...]:
+    """The classes by the folder's own list, or of all its annotations."""
+    pages = (_parse(file, problems) for file in (folder / "Annotations").glob("*.xml"))
+    return _classes(folder) or tuple({one.name for page in pages if page for one in page.objects})
+
+
+def _list(folder: Path, name: str) -> Path:
+    return folder / "ImageSets" / "Main" / f"{name}.txt"
+
+
+def _annotated(file: Path) -> bool:
+    """Whether there is such a list, and an annotation of its first image: VOC2012's test has none."""
+    if not file.is_file():
+        return False
+    stems = _stems(file)
+    return not stems or (file.parents[2] / "Annotations" / f"{stems[0]}.xml").is_file()
+
+
+def _devkit(path: Path, folders: Sequence[Path]) -> Parts:
+    """Several years as one data set."""
+    if not all(_YEAR.fullmatch(folder.name) for folder in folders):
+        names = ", ".join(map(str, folders))
+        raise DataError(f"{path}: holds several VOC data sets; name one of {names}")
+    tested = [folder for folder in folders if _annotated(_list(folder, "test"))]
+    lists = {
+        "train": [_list(folder, "trainval" if tested else "train") for folder in folders],
+        "val": [_list(folder, "test" if tested else "val") for folder in tested or folders],
+    }
+    for file in (*lists["train"], *lists["val"]):
+        if not _annotated(file):
+            raise DataError(
+                f"{path}: holds several VOC data sets; to use them together {file} is needed; "
+                f"name one of {', '.join(map(str, folders))} instead"
+            )
+    return {split: partial(_read_years, files, folders) for split, files in lists.items()}
+
+
+def _read_years(files: Sequence[Path], years: Sequence[Path], problems: Problems) -> Source:
+    """Images of several lists, numbered on; classes are those of all years, so that splits agree."""
+    parts = [read_voc(f.parents[2], f, problems, name=f"{f.parents[2].name} {f.stem}") for f in files]
+    folders = {file.parents[2] for file in files}
+    others = [_every_class(folder, problems) for folder in years if folder not in folders]
+    classes = tuple(
+        sorted({name for names in (*(part.classes for part in parts), *others) for name in names})
+    )
+    samples: list[Sample] = []
+    for part in parts:
+        places = np.array([classes.index(name) for name in part.classes], np.int64)
+        samples += [
+            replace(sample, id=len(samples) + n, labels=places[sample.labels])
+            for n, sample in enumerate(part.samples, start=1)
+        ]
+    return Source(
+        name=" + ".join(part.name for part in parts),
+        samples=pack(samples),
+        classes=classes,
+        category_ids=tuple(range(1, len(classes) + 1)),
+        file=parts[0].file if len(parts) == 1 else files[0].parents[3],
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
 
 
 def read_voc(folder: Path, chosen: Path | None, problems: Problems, *, name: str) -> Source:

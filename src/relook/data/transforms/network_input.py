@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relook.data.transforms.steps import flip, picture, resize
+from relook.data.transforms.picture import picture
+from relook.data.transforms.steps import flip, resize
 from relook.recipe import Pixels, Size
 
 
@@ -46,7 +47,7 @@ def normalise_into(place: Tensor, image: Tensor, pixels: Pixels) -> None:
 
     Args:
         place: [3, H, W] float32; what lies outside the image is left as it is.
-        image: [3, h, w] uint8 RGB.
+        image: [3, h, w] RGB, uint8 or float in 0 .. 255.
         pixels: mean and std belong to the channels in the order of the network (`pixels.order`).
     """
     if pixels.order == "bgr":

@@ -57,7 +57,7 @@ def resized_size(height: int, width: int, *, short: int, long: int) -> tuple[int
 
 
 def resize_pixels(image: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
-    """uint8 [3, H, W] -> [3, height, width], bilinear; the same tensor where the size is already so."""
+    """[3, H, W] -> [3, height, width] of one type, bilinear; the same tensor where the size is already so."""
     if (image.shape[1], image.shape[2]) == size:
         return image
     return F.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias)
