@@ -24,7 +24,7 @@ from relook.predictor import Predictor
 from relook.recipe import KeepRatio
 from relook.results.result import Result
 from relook.types import Detections, ImageDetections, Look
-from relook.views import FAINT, PRESETS, Placement, View, Views, merge, parse, recipe_view, to_original
+from relook.views import PRESETS, RULES, Placement, View, Views, merge, parse, recipe_view, to_original
 from relook.weights.models import by_name
 from relook.weights.reading.checkpoint import save_weights
 from strategies import box_lists
@@ -32,6 +32,7 @@ from tiny_detector import RECIPE, TinyDetector, TinyOutputs, tiny, tiny_data
 from twins import Box, iou
 
 COCO = KeepRatio()  # 800 x 1333
+FAINT = RULES["vote"].faint
 
 
 def many(*views: View, **settings: Any) -> Views:
@@ -68,7 +69,7 @@ def test_a_list_of_sizes_is_understood():
     assert parse("800", COCO) == recipe_view(COCO)
     assert (parse("800,600", COCO).merge, parse("800,600", COCO).iou) == ("vote", 0.66)
     assert parse("100%,64", RECIPE.test_size) == recipe_view(RECIPE.test_size)  # looked at once
-    assert View(short=5, long=7).resize(replace(COCO, antialias=True)) == KeepRatio(
+    assert View(short=5, long=7).resize(replace(COCO, antialias=True), (3, 4)) == KeepRatio(
         short=(5,), long=7, antialias=True
     )
 
@@ -109,7 +110,8 @@ def test_presets_are_lists_in_the_same_words():
 def test_a_wrong_piece_is_named_and_the_words_are_taught(text: str, piece: str):
     """One sentence with the piece, the presets and an example."""
     with pytest.raises(
-        ValueError, match=r"is no view; write flip, scales, authors or a list such as"
+        ValueError,
+        match=r"is no view; write flip, scales, authors, refinedet_voc, refinedet_coco or a list such as",
     ) as told:
         parse(text, COCO)
     assert str(told.value).startswith(repr(piece))
@@ -170,15 +172,17 @@ def test_a_range_counts_the_pixels_of_the_network_and_its_ends_belong_to_it():
     seen = found(boxes, [0.9, 0.8, 0.7])
 
     def kept(**limits: float) -> list[float]:
-        return seen.scores[View(short=9, long=9, **limits).believes(seen.boxes)].tolist()
+        return seen.scores[View(short=9, long=9, **limits).believes(seen.boxes, seen.boxes)].tolist()
 
     assert kept(smallest=16) == [0.8, 0.7]
     assert kept(largest=16) == [0.9, 0.8]
     assert kept(smallest=16, largest=16) == [0.8]
     assert kept(smallest=33) == []
     inverted = found([[9, 0, 4, 16]], [0.9])
-    assert View(short=9, long=9).believes(inverted.boxes).tolist() == [True]  # as without views
-    assert View(short=9, long=9, largest=99).believes(inverted.boxes).tolist() == [False]
+    assert View(short=9, long=9).believes(inverted.boxes, inverted.boxes).tolist() == [
+        True
+    ]  # as without views
+    assert View(short=9, long=9, largest=99).believes(inverted.boxes, inverted.boxes).tolist() == [False]
 
 
 # -- one answer ----------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class Engine:
         ]
         answer: list[tuple[ImageDetections, tuple[ImageLook, ...]]] = []
         for i, (one, place) in enumerate(zip(host.unpad(), places, strict=True)):
-            rows = view.believes(one.boxes).nonzero()[:, 0]
+            rows = view.believes(one.boxes, place.boxes(one.boxes)).nonzero()[:, 0]
             size = (int(now.sizes[i, 0]), int(now.sizes[i, 1]))
             seen = tuple(_image_look(look, i, rows, place, size) for look in looks)
             answer.append((to_original(one.pick(rows), place), seen))
@@ -185,7 +185,7 @@ class Engine:
         return ImageDetections(boxes, objects.scores, objects.labels, objects.masks, objects.origin)
 
     def _prepare(self, image: NDArray[np.uint8], view: View) -> Prepared:
-        size = view.resize(self.recipe.test_size)
+        size = view.resize(self.recipe.test_size, (image.shape[0], image.shape[1]))
         return prepare(image, size=size, pixels=self.recipe.pixels, mirrored=view.mirrored)
 
     def _stacked(self, prepared: Sequence[Prepared]) -> "_Stacked":

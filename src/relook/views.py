@@ -11,27 +11,45 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from relook.data.transforms.sizes import only_short
-from relook.ops.boxes import area, pairwise_iou
+from relook.ops.boxes import area, pairwise_iou, size
 from relook.recipe import KeepRatio, Size, Stretch
 from relook.types import ImageDetections
 
-Merge = Literal["vote", "nms"]
+Merge = Literal["vote", "nms", "hard_vote", "soft_vote"]
 
-IOU: dict[Merge, float] = {"vote": 0.66, "nms": 0.6}  # as published: two boxes of a class are one object
-KEEP = 1000  # as published: objects an image after merging
-FAINT = 0.05  # as published: what a vote has weakened below this is gone
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How boxes of a class become one, as published."""
+
+    iou: float  # two boxes that overlap by this are one object
+    faint: float | None = None  # what a vote has weakened below this is gone; None: all that was merged
+    plus_one: bool = False  # sides count the last pixel
+    keep: int = 1000  # objects an image after merging
+
+
+RULES: dict[Merge, Rule] = {
+    "vote": Rule(iou=0.66, faint=0.05),
+    "nms": Rule(iou=0.6),
+    "hard_vote": Rule(iou=0.45, plus_one=True, keep=1_000_000),
+    "soft_vote": Rule(iou=0.45, plus_one=True, keep=1_000_000, faint=0.01),
+}
+
+_REFINEDET = "100%+flip,75%/100%+flip,50%+flip,75%+flip,175%:<128+flip,150%:<192+flip"
 PRESETS = {  # in the words of `parse`, whose doc explains them
     "flip": "100%+flip,nms",
     "scales": "75%+flip,100%+flip,125%+flip,vote",
     "authors": "400x667:96-+flip,500x833:96-+flip,600x1000:64-+flip,640x1067:64-+flip,700x1167:64-+flip,"
     "800x1333+flip,900x1500+flip,1000x1667+flip,1100x1833:0-256+flip,1200x2000:0-256+flip,"
     "1300x2167:0-192+flip,1400x2333:0-192+flip,1800x3000:0-96+flip,vote",
+    # of RefineDet++'s authors, for VOC and for COCO (docs/quirks.md, rd-10)
+    "refinedet_voc": f"{_REFINEDET},hard_vote",
+    "refinedet_coco": f"{_REFINEDET},125%:<224+flip,200%:<96+flip,225%:<64+flip,soft_vote",
 }
 
 _PIECE = re.compile(
-    r"(?P<short>\d+)(?:(?P<percent>%)|x(?P<long>\d+))?"
-    r"(?P<range>:(?P<smallest>\d*)-(?P<largest>\d*))?(?P<flip>\+flip)?"
+    r"(?P<short>\d+)(?:(?P<percent>%)(?:/(?P<other>\d+)%)?|x(?P<long>\d+))?"
+    r"(?::(?P<smallest>\d*)-(?P<largest>\d*)|:<(?P<below>\d+))?(?P<flip>\+flip)?"
 )
 
 
@@ -50,6 +68,8 @@ class View:
         0.0  # square root of a box's area, in pixels of the network's input; the ends belong to it
     )
     largest: float = math.inf
+    below: float = math.inf  # the shorter side of a box, in pixels of the file and the last one counted
+    turned: bool = False  # where images are stretched: `short` is the side that is shorter in the file
 
     def __post_init__(self) -> None:
         if min(self.short, self.long) < 1:
@@ -62,18 +82,28 @@ class View:
                 "write the smaller number first, such as 96-256"
             )
 
-    def resize(self, rule: Size) -> Size:
-        """The rule with this view's sizes."""
+    def resize(self, rule: Size, image: tuple[int, int] = (0, 1)) -> Size:
+        """The rule with this view's sizes, for an image of that (height, width), which only some ask."""
         if isinstance(rule, Stretch):
-            return replace(rule, height=self.short, width=self.long)
+            upright = self.turned and image[0] >= image[1]
+            sides = (self.long, self.short) if upright else (self.short, self.long)
+            return replace(rule, height=sides[0], width=sides[1])
         return replace(rule, short=(self.short,), long=self.long)
 
-    def believes(self, boxes: Tensor) -> Tensor:
-        """[N, 4] boxes in pixels of the network's input -> [N] bool; all of them where no range is given."""
-        if (self.smallest, self.largest) == (0, math.inf):  # inverted boxes too, as without views
-            return torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-        extent = area(boxes.double())
-        return (extent >= self.smallest**2) & (extent <= self.largest**2)
+    def believes(self, boxes: Tensor, originals: Tensor) -> Tensor:
+        """Which boxes [N] bool; all of them where no range is given.
+
+        Args:
+            boxes: [N, 4] in pixels of the network's input.
+            originals: the same in pixels of the file.
+        """
+        believed = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+        if self.below < math.inf:
+            believed &= size(originals).amin(1) + 1 < self.below
+        if (self.smallest, self.largest) != (0, math.inf):  # otherwise inverted boxes too, as without views
+            extent = area(boxes.double())
+            believed &= (extent >= self.smallest**2) & (extent <= self.largest**2)
+        return believed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +114,22 @@ class Views:
         weighted by score; then the same with the rest. Those that were merged stay too, with their score
         times (1 - overlap), if that leaves them 0.05.
     nms: of each class the best box stays and those that overlap it by more than `iou` go.
+    hard_vote: as vote, at another overlap, but nothing that was merged stays.
+    soft_vote: as vote, at another overlap; what was merged stays if that leaves it 0.01.
     """
 
     views: tuple[View, ...]
     merge: Merge = "vote"
-    iou: float = IOU["vote"]
-    keep: int = KEEP  # the best so many of an image stay
+    iou: float = RULES["vote"].iou
+    keep: int = RULES["vote"].keep  # the best so many of an image stay
 
     def __post_init__(self) -> None:
         if not self.views:
             raise ValueError("there is no view; give at least one, such as 800")
+        if self.views[0].turned:
+            raise ValueError(
+                "the first view cannot depend on the image, as 75%/100% does; name another first"
+            )
 
     def __len__(self) -> int:
         return len(self.views)
@@ -127,10 +163,13 @@ def parse(text: str, size: Size) -> Views:
                       images are stretched: the height, and the width in proportion
         800x1333      both
         75%           both sides of `size`, smaller
+        75%/100%      where images are stretched: the side that is shorter in the file, and the other
         ...:96-       only boxes that are at least 96 pixels large, as the network sees them; :-96, :32-96
+        ...:<128      only boxes whose shorter side is below 128 pixels in the file
         ...+flip      the same view once more, mirrored
         scales        what a preset (`PRESETS`) is short for
-        vote, nms     how views are merged; the last one counts, and it is vote without any
+        vote, nms     how views are merged, also hard_vote and soft_vote; the last one counts, and it is vote
+                      without any
 
     Args:
         text: such a list.
@@ -151,7 +190,8 @@ def parse(text: str, size: Size) -> Views:
             views += _views(piece, size)
     if not views:
         raise ValueError(f"views {text!r} name no size; {_grammar()}")
-    return Views(views=tuple(dict.fromkeys(views)), merge=merge, iou=IOU[merge])
+    rule = RULES[merge]
+    return Views(views=tuple(dict.fromkeys(views)), merge=merge, iou=rule.iou, keep=rule.keep)
 
 
 def _views(piece: str, size: Size) -> list[View]:
@@ -164,9 +204,11 @@ def _views(piece: str, size: Size) -> list[View]:
     try:
         view = View(
             short=short,
-            long=int(found["long"] or limit * short / full + 0.5),
+            long=int(found["long"] or limit * int(found["other"] or 100 * short / full) / 100 + 0.5),
             smallest=float(found["smallest"] or 0),
             largest=float(found["largest"] or math.inf),
+            below=float(found["below"] or math.inf),
+            turned=found["other"] is not None,
         )
     except ValueError as error:
         raise ValueError(f"{piece!r}: {error}") from None
@@ -176,7 +218,8 @@ def _views(piece: str, size: Size) -> list[View]:
 def _grammar() -> str:
     return (
         f"write {', '.join(PRESETS)} or a list such as 600,800+flip or 400:96-,1800x3000:0-96,nms "
-        "(SHORT, SHORTxLONG or PERCENT%, then :SMALLEST-LARGEST and +flip as you like; last vote or nms)"
+        "(SHORT, SHORTxLONG or PERCENT%, then :SMALLEST-LARGEST or :<SIDE and +flip as you like; last vote, "
+        "nms, hard_vote or soft_vote)"
     )
 
 
@@ -226,35 +269,41 @@ def merge(found: Sequence[ImageDetections], views: Views) -> ImageDetections:
         return found[0]
     every = _join(found)
     every = every.pick(every.scores.argsort(descending=True, stable=True))
-    step = _vote if views.merge == "vote" else _suppress
+    step = _suppress if views.merge == "nms" else _vote
     labels = cast("list[int]", every.labels.unique().tolist())
     classes = [every.pick(every.labels == label) for label in labels]
-    merged = _join([every.pick(every.labels[:0]), *(step(one, views.iou) for one in classes)])
+    merged = _join([every.pick(every.labels[:0]), *(step(one, views) for one in classes)])
     return merged.pick(merged.scores.argsort(descending=True, stable=True)[: views.keep])
 
 
-def _suppress(found: ImageDetections, iou: float) -> ImageDetections:
+def _suppress(found: ImageDetections, views: Views) -> ImageDetections:
     """Greedy suppression within one class."""
-    return found.pick(nms(found.boxes, found.scores, iou))
+    return found.pick(nms(found.boxes, found.scores, views.iou))
 
 
-def _vote(found: ImageDetections, iou: float) -> ImageDetections:
+def _vote(found: ImageDetections, views: Views) -> ImageDetections:
     """Box voting within one class, best first, in the soft form that the RepPoints V2 authors test with.
 
     Their `bboxes_vote` (Scalsol/RepPointsV2, mmdet/models/detectors/reppoints_v2_detector.py) is ATSS's
     `soft_bbox_vote` (sfzhang15/ATSS, atss_core/engine/bbox_aug_vote.py) without +1 in the sides. One thing is
     not followed: both lose the only box of a class, which stays here as it is.
+
+    RefineDet++'s authors vote with +1 in the sides, and for VOC nothing but the means stays.
     """
-    leader, overlap = _clusters(found.boxes, iou)
+    rule = RULES[views.merge]
+    compared = found.boxes + found.boxes.new_tensor([0, 0, 1, 1]) if rule.plus_one else found.boxes
+    leader, overlap = _clusters(compared, views.iou)
     weight = torch.zeros_like(found.scores).index_add(0, leader, found.scores)
     total = torch.zeros_like(found.boxes).index_add(0, leader, found.boxes * found.scores.unsqueeze(1))
     leads = leader == torch.arange(len(leader))
     alone = leader.bincount(minlength=len(leader)) == 1  # exact, where x * s / s may not be
     mean = torch.where(alone.unsqueeze(1), found.boxes, total / weight.unsqueeze(1))
-    weakened = found.scores * (1 - overlap)  # 0 for leaders
     strong = ImageDetections(mean, found.scores, found.labels, found.masks, found.origin).pick(leads)
+    if rule.faint is None:
+        return strong
+    weakened = found.scores * (1 - overlap)  # 0 for leaders
     faint = ImageDetections(found.boxes, weakened, found.labels, found.masks, found.origin)
-    return _join([strong, faint.pick(weakened >= FAINT)])
+    return _join([strong, faint.pick(weakened >= rule.faint)])
 
 
 def _clusters(boxes: Tensor, iou: float) -> tuple[Tensor, Tensor]:

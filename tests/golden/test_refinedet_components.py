@@ -25,6 +25,7 @@ from relook.ops.soft_nms import soft_nms
 from relook.recipe import Recipe, Stretch
 from relook.training.optim import learning_rate, plan
 from relook.types import ImageDetections, Targets
+from relook.views import PRESETS, merge, parse
 from relook.zoo.catalog import ENTRIES
 
 CASE = Case("refinedet", "components")
@@ -265,6 +266,56 @@ def test_learning_rates(data: str, steps: int) -> None:
     rate = plan(recipe.schedule, steps, lr=lr)
     mine = [lr * rate.factor(int(step)) for step in CASE.arrays[f"lr/{data}/iteration"]]
     assert np.allclose(mine, CASE.arrays[f"lr/{data}/value"], rtol=1e-6, atol=0)
+
+
+def voted(kind: str, rows: Tensor) -> Tensor:
+    """What becomes of a list of one class [n, 5], in pixels of the file."""
+    parts = [
+        ImageDetections(one[:, :4], one[:, 4], torch.zeros(len(one), dtype=torch.int64))
+        for one in (rows, rows[:0])
+    ]
+    merged = merge(parts, parse(f"8,9,{kind}", Stretch()))
+    return torch.cat([merged.boxes, merged.scores[:, None]], 1)
+
+
+def test_rd_10_voting() -> None:
+    """Boxes of one class become means, hard and soft; one alone stays as it is."""
+    rows = CASE.tensor("nms/dets")
+    stored = CASE.tensor("nms/vote")
+    stored = stored[stored[:, 4].argsort(descending=True, stable=True)]
+    assert difference(voted("hard_vote", rows), stored) < TOLERANCE
+    assert difference(voted("soft_vote", rows), CASE.tensor("nms/soft_vote")) < TOLERANCE
+    assert difference(voted("hard_vote", rows[:1]), CASE.tensor("nms/vote_single")) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("data", "height", "width", "preset"),
+    [("voc", 240, 320, "refinedet_voc"), ("coco", 300, 280, "refinedet_coco")],
+)
+def test_rd_10_several_scales(data: str, height: int, width: int, preset: str) -> None:
+    """The sizes of all passes, which boxes of each are believed, mirroring, and the vote of each class."""
+    rule = Stretch(height=512, width=512)
+    views = parse(PRESETS[preset], rule)
+    sizes = [view.resize(rule, (height, width)) for view in views.views]
+    ratio = (384, 512) if height < width else (512, 384)
+    square = [512, None, 256, 384, 896, 768, *([640, 1024, 1152] if data == "coco" else [])]
+    wanted = [ratio if side is None else (side, side) for side in square for _ in range(2)]
+    assert [(size.height, size.width) for size in sizes] == wanted
+    assert [view.mirrored for view in views.views] == [False, True] * len(square)
+    parts = []
+    for number, view in enumerate(views.views):
+        rows = CASE.tensor(f"merge/{data}/pass/{number:02d}")
+        boxes = rows[:, :4]
+        if view.mirrored:  # the stored ones are on the mirrored image
+            boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+        found = ImageDetections(boxes, rows[:, 4], rows[:, 5].long())
+        parts.append(found.pick(view.believes(boxes, boxes)))
+    merged = merge(parts, views)
+    for label in (1, 2, 3):
+        mine = torch.cat([merged.boxes, merged.scores[:, None]], 1)[merged.labels == label]
+        stored = CASE.tensor(f"merge/{data}/out/{label}")
+        stored = stored[stored[:, 4].argsort(descending=True, stable=True)]
+        assert difference(mine, stored) < TOLERANCE
 
 
 # -- augmentation: images are stored as blue, green, red -----------------------------------------
