@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import timm
+from timm.models.resnet import (
+    Bottleneck,
+    downsample_conv,  # pyright: ignore[reportUnknownVariableType]
+)
 from torch import Tensor, nn
 
 from relook.ops.deform_conv import deform_conv2d
@@ -81,6 +85,18 @@ class ResNet(nn.Module):
             names += ["conv1", "bn1"]
         names += [f"layer{stage}" for stage in range(1, self.config.frozen)]
         return [self.body[name] for name in names]
+
+
+def bottleneck(channels: int, width: int, *, groups: int) -> nn.Module:
+    """One more block, which halves a map [B, channels, H, W]: of ResNet, or with groups of ResNeXt."""
+    return Bottleneck(
+        channels,
+        width // Bottleneck.expansion,
+        stride=2,
+        downsample=downsample_conv(channels, width, kernel_size=1, stride=2),
+        cardinality=groups,
+        base_width=64 if groups == 1 else 4,
+    )
 
 
 def _norms(part: nn.Module) -> list[nn.Module]:

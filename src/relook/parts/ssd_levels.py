@@ -1,12 +1,9 @@
 """What SSD and RefineDet make of a backbone: scaled maps, coarser levels (arXiv:1512.02325, section 2.1)."""
 
 import torch
-from timm.models.resnet import (
-    Bottleneck,
-    downsample_conv,  # pyright: ignore[reportUnknownVariableType]
-)
 from torch import Tensor, nn
 
+from relook.backbones.resnet import bottleneck
 from relook.parts.point_sets import init_kaiming
 from relook.types import to_float32
 
@@ -50,14 +47,7 @@ def extra_bottleneck(channels: int, width: int, *, groups: int) -> nn.Module:
 
     While the backbone keeps its statistics, these are the batch's (docs/quirks.md, rd-11).
     """
-    made = Bottleneck(
-        channels,
-        width // Bottleneck.expansion,
-        stride=2,
-        downsample=downsample_conv(channels, width, kernel_size=1, stride=2),
-        cardinality=groups,
-        base_width=64 if groups == 1 else 4,
-    )
+    made = bottleneck(channels, width, groups=groups)
     init_kaiming(made)
     return made
 

@@ -79,6 +79,13 @@ def write(report: Report, path: Path | str) -> None:
         beside.write_text(page(report), encoding="utf-8")
 
 
+def svg(curve: Curve) -> str:
+    """One curve as a picture of its own."""
+    template = Path(__file__).with_name("chart.svg.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(chart=chart(curve))
+
+
 def page(report: Report) -> str:
     """The page as text."""
     environment = jinja2.Environment(

@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from relook.cli.arguments import Verb, changes, option, settings_option
 from relook.cli.printing import remark, say, say_json, table
 
 if TYPE_CHECKING:
+    from relook.data.sample import Source
     from relook.evaluation import Evaluation
     from relook.metrics.metric import Metric
 
@@ -31,6 +33,11 @@ class Options:
         "bbox (or coco) and segm: COCO's numbers of boxes and masks; voc07, voc: Pascal VOC's mean AP at 11 "
         "recalls, or under the curve; several as you like, the first counts; without it the model's own",
         default=(),
+    )
+    curves: bool = option(
+        "also write precision over recall of each class and overlap, and what was found wrongly or missed: "
+        "curves.html, curves/ (pictures), curves.csv",
+        default=False,
     )
     backend: Literal["hotcoco", "pycocotools"] = option(
         "who computes; the numbers are the same", default="hotcoco"
@@ -67,6 +74,8 @@ def run(options: Options) -> int:
     if int(os.environ.get("RANK", "0")) != 0:
         return 0
     done.save(options.out)
+    if options.curves:
+        _draw(Path(options.out), source, done)
     _tell(options, done, loaded.model.name)
     return 0
 
@@ -92,8 +101,18 @@ def _metric(options: Options, own: str, *, masks: bool) -> "Metric":
     return chosen[0] if len(chosen) == 1 else Several(chosen)
 
 
+def _draw(out: Path, source: "Source", done: "Evaluation") -> None:
+    """Writes the curves of boxes, and pictures of mistakes."""
+    from relook.metrics.curves import curves  # noqa: PLC0415
+    from relook.report.curves import write_curves  # noqa: PLC0415
+
+    samples = {sample.id: sample for sample in source.samples}
+    write_curves(out, curves(source, done.rows), lambda key: samples[key].image())
+
+
 def _tell(options: Options, done: "Evaluation", model: str) -> None:
     files = {"metrics": f"{options.out}/metrics.json", "detections": f"{options.out}/detections.json"}
+    files |= {"curves": f"{options.out}/curves.html"} if options.curves else {}
     if options.json:
         say_json(
             {"model": model, "data": options.data, "split": options.split, **done.to_json(), "files": files}
@@ -110,6 +129,8 @@ def _tell(options: Options, done: "Evaluation", model: str) -> None:
         )
     seen = f", each looked at {done.views} times" if done.views > 1 else ""
     say(f"{rate:.1f} pictures a second{seen}; metrics.json and detections.json in {options.out}")
+    if options.curves:
+        say(f"precision over recall, and mistakes: {options.out}/curves.html")
     for broken in done.broken:
         remark(f"could not be read: {broken}")
 

@@ -1,9 +1,10 @@
-"""What a run says while it goes: train.log, metrics.jsonl and .csv, TensorBoard, lines on the console."""
+"""What a run says while it goes: train.log, metrics.jsonl and .csv, live.html, TensorBoard, the console."""
 
 import csv
 import importlib
 import json
 import logging
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from relook.files import whole_file
+from relook.report.live import SECONDS, write_live
 
 log = logging.getLogger("relook.training")
 
@@ -27,6 +29,7 @@ class MetricsLog:
         self.rows = [row for row in _read(self.jsonl) if int(row["step"]) <= after]
         self.columns: list[str] = []
         self._rewrite()
+        self.page, self.drawn = folder / "live.html", -SECONDS
         self.board = _board(folder / "tensorboard", after) if tensorboard else None
 
     def write(self, kind: Literal["train", "validation"], row: Mapping[str, float]) -> None:
@@ -40,15 +43,22 @@ class MetricsLog:
                 csv.DictWriter(file, self.columns).writerow(full)
         else:
             self._rewrite()
+        if kind == "validation" or time.monotonic() - self.drawn > SECONDS:
+            self._draw(running=True)
         if self.board is not None:
             for name, value in row.items():
                 if name not in {"step", "epoch"}:
                     self.board.add_scalar(f"{kind}/{name}", value, int(row["step"]))
 
     def close(self) -> None:
-        """Closes TensorBoard's file; the others are closed after each row."""
+        """Closes TensorBoard's file, and says on the page that all is over; the others are always closed."""
+        self._draw(running=False)
         if self.board is not None:
             self.board.close()
+
+    def _draw(self, *, running: bool) -> None:
+        self.drawn = time.monotonic()
+        write_live(self.page, self.rows, running=running)
 
     def _rewrite(self) -> None:
         """Writes both files from scratch, with a column for every name there is."""
