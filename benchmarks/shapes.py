@@ -44,7 +44,7 @@ from relook.parts.fpn import FPN
 from relook.train_settings import TrainSettings
 from relook.training.fit import fit
 from relook.types import Detections, Losses, Targets, record
-from relook.zoo.reppoints import NANO
+from relook.zoo.families.reppoints import NANO
 
 PEER = "torchvision FCOS"
 MODELS = ("reppoints_nano", "reppoints_v2_nano", PEER)

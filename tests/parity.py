@@ -107,7 +107,9 @@ class Checks:
         facts = run.case.about
         told = (facts.get("optimiser"), facts["train"].get("sgd"), {"lr": facts.get("sgd_lr")})
         lr = next(one["lr"] for one in told if isinstance(one, dict) and "lr" in one)
-        decay = (facts["train"].get("sgd") or {}).get("weight_decay", 1e-4)
+        decay = next(
+            (one["weight_decay"] for one in told if isinstance(one, dict) and "weight_decay" in one), 1e-4
+        )
         trained = [p for p in run.detector.parameters() if p.requires_grad]
         sgd = torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=decay)
         totals: list[Tensor] = []

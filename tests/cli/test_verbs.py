@@ -263,7 +263,7 @@ def test_eval_looks_several_times(weights: str, tmp_path: Path, capsys: pytest.C
     assert found[0] == found[1] != found[2]
     assert json.loads((tmp_path / "metrics.json").read_text())["views"] == 2
     err = run(capsys, *given, "--out", tmp_path, "--views", "600+flop", status=2)[1]
-    assert err.startswith("relook eval: '600+flop' is no view; write flip, scales, authors or a list such as")
+    assert err.startswith("relook eval: '600+flop' is no view; write flip, scales, authors, refinedet_voc")
     assert err.count("\n") == 1
 
 

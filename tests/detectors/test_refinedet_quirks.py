@@ -10,7 +10,7 @@ import relook
 from relook.backbones.vgg import VGGConfig, layers
 from relook.detectors.refinedet import RefineDetConfig
 from relook.types import Targets
-from relook.zoo.refinedet import NANO
+from relook.zoo.families.refinedet import NANO
 
 
 def nano(**settings) -> nn.Module:

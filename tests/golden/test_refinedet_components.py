@@ -20,8 +20,9 @@ from relook.metrics.voc import Voc, Voc07, precision_curves
 from relook.ops import levels as L
 from relook.ops.box_coder import encode
 from relook.ops.deform_conv import deform_conv2d
-from relook.ops.nms import Kept, per_class_nms
-from relook.ops.soft_nms import soft_nms
+from relook.ops.nms import Kept
+from relook.ops.suppression.per_class import per_class_nms
+from relook.ops.suppression.soft import soft_nms
 from relook.recipe import Recipe, Stretch
 from relook.training.optim import learning_rate, plan
 from relook.types import ImageDetections, Targets

@@ -24,7 +24,7 @@ from relook.ops.corner_pool import Direction, by_doubling, corner_pool
 from relook.ops.losses import gaussian_focal
 from relook.parts import point_sets
 from relook.types import Targets
-from relook.zoo.reppoints import MMDET_LAYOUT
+from relook.zoo.families.reppoints import MMDET_LAYOUT
 
 pytestmark = pytest.mark.golden
 

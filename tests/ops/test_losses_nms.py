@@ -11,7 +11,8 @@ from torch import Tensor
 import twins
 from relook.ops import nms
 from relook.ops.losses import focal, giou_plus_one, smooth_l1
-from relook.ops.nms import FIRST, class_nms, class_pairs, grouped_nms, per_class_nms
+from relook.ops.nms import FIRST, class_nms, class_pairs, grouped_nms
+from relook.ops.suppression.per_class import per_class_nms
 from strategies import box_lists
 
 

@@ -26,9 +26,9 @@ from relook.ops.box_coder import decode, encode
 from relook.ops.deform_conv import deform_conv2d
 from relook.ops.devices import mean_over_devices
 from relook.ops.losses import smooth_l1
-from relook.ops.nms import per_class_nms
 from relook.ops.sampling import hardest
-from relook.ops.soft_nms import soft_nms
+from relook.ops.suppression.per_class import per_class_nms
+from relook.ops.suppression.soft import soft_nms
 from relook.parts.checks import check_settings
 from relook.parts.point_sets import plain_kernel
 from relook.parts.ssd_levels import L2Norm, extra_bottleneck, extra_convs, init_xavier
@@ -255,6 +255,7 @@ class RefineDet(Detector[RefineDetOutputs]):
             labels=kept.label,
             count=kept.count,
             origin=kept.row,
+            truncated=kept.truncated,
         )
 
     @torch.no_grad()
@@ -273,8 +274,7 @@ class RefineDet(Detector[RefineDetOutputs]):
             return (first,)
         deltas = L.gather_rows(to_float32(outputs.first_deltas), rows)
         points = sampled(deltas, deltas.new_tensor(SHAPES)[rows % ANCHORS] * self.config.scale)
-        place = rows // ANCHORS
-        stride, centers = outputs.grid.stride[place], outputs.grid.points[place]
+        stride, centers = (x[rows // ANCHORS] for x in (outputs.grid.stride, outputs.grid.points))
         second = Look(
             title="second look",
             caption="The features were read again at nine points of that anchor.",

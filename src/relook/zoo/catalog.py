@@ -3,8 +3,8 @@
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from relook.zoo import centernet2, dpt, refinedet, reppoints, reppoints_v2
 from relook.zoo.entry import Entry, Family
+from relook.zoo.families import centernet2, dpt, refinedet, reppoints, reppoints_v2
 
 ENTRIES: dict[str, Entry] = {
     e.name: e

@@ -9,8 +9,8 @@ from relook.detectors.centernet2 import CenterNet2Config
 from relook.recipe import KeepRatio, Optimizer, Pixels, Recipe, Schedule, Selection
 from relook.renaming import Rules
 from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Layout
-from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
-from relook.zoo.nano import NANO_RECIPE
+from relook.zoo.families.mmdet import MMDET_BACKBONE, mmdet_pyramid
+from relook.zoo.families.nano import NANO_RECIPE
 
 PAPER = "2103.07461"
 

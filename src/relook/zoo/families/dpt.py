@@ -11,8 +11,8 @@ from relook.detectors.retinanet import RetinaNetConfig
 from relook.recipe import KeepRatio, Optimizer, Recipe, Schedule, Selection
 from relook.renaming import Rules
 from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Layout
-from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
-from relook.zoo.nano import NANO_RECIPE
+from relook.zoo.families.mmdet import MMDET_BACKBONE, mmdet_pyramid
+from relook.zoo.families.nano import NANO_RECIPE
 
 DPT, RETINANET, MASK_RCNN = "2107.14467", "1708.02002", "1703.06870"
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from relook.ops.boxes import pairwise_iou
 from relook.ops.levels import gather_rows
+from relook.ops.lowering import in_graph
 from relook.ops.nms import Kept
 
 
@@ -25,7 +26,12 @@ def soft_nms(boxes: Tensor, kept: Kept, *, iou: float, least: float, plus_one: b
 
     Returns:
         The same boxes with their new scores, best first; equal ones in the order of classes.
+
+    Raises:
+        ValueError: in compiled and exported graphs, whose shapes are fixed.
     """
+    if in_graph():
+        raise ValueError("soft suppression cannot be exported; set soft_nms=False")
     images, size = kept.score.shape
     if not size:
         return kept

@@ -11,8 +11,8 @@ from relook.detectors.reppoints_v2 import RepPointsV2Config
 from relook.recipe import KeepRatio, Optimizer, Recipe, Schedule, Selection
 from relook.renaming import Rules
 from relook.zoo.entry import EPOCHS, OURS, Entry, Family, Figure, Hint, Layout
-from relook.zoo.mmdet import MMDET_BACKBONE, mmdet_pyramid
-from relook.zoo.nano import NANO_RECIPE
+from relook.zoo.families.mmdet import MMDET_BACKBONE, mmdet_pyramid
+from relook.zoo.families.nano import NANO_RECIPE
 
 PAPER = "1904.11490"
 DCN = (2, 3, 4)  # stages c3, c4, c5

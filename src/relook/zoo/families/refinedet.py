@@ -22,7 +22,7 @@ from relook.recipe import (
 )
 from relook.renaming import Rules
 from relook.zoo.entry import OURS, Entry, Family, Figure, Layout
-from relook.zoo.nano import NANO_RECIPE
+from relook.zoo.families.nano import NANO_RECIPE
 
 PAPER = "1711.06897"  # RefineDet++ appeared in IEEE TCSVT and has no arXiv number
 AUTHORS, PORT = "RefineDet_plusplus.PyTorch", "luuuyi/RefineDet.PyTorch"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from relook.backbones.protocol import BackboneConfig
 from relook.detectors.reppoints_v2 import RepPointsV2Config
 from relook.zoo.entry import OURS, Entry
-from relook.zoo.nano import NANO_RECIPE
-from relook.zoo.reppoints import (
+from relook.zoo.families.nano import NANO_RECIPE
+from relook.zoo.families.reppoints import (
     AUTHORS_1X,
     AUTHORS_2X,
     FAMILY,
