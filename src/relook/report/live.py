@@ -28,8 +28,8 @@ def write_live(path: Path, rows: Sequence[Row], *, running: bool) -> None:
     curves = [
         Curve(title="Losses", x="step", lines=_lines(train, losses), low=0),
         Curve(title="Validation", x="step", lines=_lines(val, _numbers(val)), low=0, high=1),
-        Curve(title="Learning rate", x="step", lines=_lines(train, ["lr"]), low=0),
-        Curve(title="Images a second", x="step", lines=_lines(train, ["images_per_second"]), low=0),
+        Curve(title="Learning rate", x="step", lines={"": _line(train, "lr")}, low=0),
+        Curve(title="Images a second", x="step", lines={"": _line(train, "images_per_second")}, low=0),
     ]
     drawn = "\n".join(f"<figure>{svg(one)}</figure>" for one in curves if any(one.lines.values()))
     told = "".join(f"<p>{escape(text)}</p>" for text in _told(train, val, running=running))
@@ -49,13 +49,15 @@ def _numbers(rows: Sequence[Row]) -> list[str]:
 
 
 def _lines(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
-    step = max(1, -(-len(rows) // MOST))
-    kept = [*rows[:-1:step], *rows[-1:]]
-    return {
-        name: [(float(row["step"]), float(row[name])) for row in kept if name in row]
-        for name in names
-        if any(name in row for row in kept)
-    }
+    lines = {name.removeprefix("loss_"): _line(rows, name) for name in names}
+    return {name: line for name, line in lines.items() if line}
+
+
+def _line(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
+    """Step and value, thinned where there are many; the last one stays."""
+    mine = [row for row in rows if name in row]
+    step = max(1, -(-len(mine) // MOST))
+    return [(float(row["step"]), float(row[name])) for row in (*mine[:-1:step], *mine[-1:])]
 
 
 def _told(train: Sequence[Row], val: Sequence[Row], *, running: bool) -> list[str]:
