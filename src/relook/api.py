@@ -223,6 +223,7 @@ def train(
     *,
     model: str,
     data: Path | str,
+    val_data: Path | str | None = None,
     settings: Mapping[str, str] | None = None,
     backbone_weights: str = "auto",
     start: Path | str | None = None,
@@ -236,6 +237,7 @@ def train(
     Args:
         model: see `list_models`, or "module:NAME" for an `Entry` of your own.
         data: a folder or file in COCO, Pascal VOC, YOLO or Roboflow's layout, or "shapes".
+        val_data: what is validated on, where it lies elsewhere; then all of `data` is trained on.
         settings: dotted changes: {"recipe.schedule.epochs": "24", "detector.keep": "300"}. The number of
             classes is taken from the data.
         backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or timm's name.
@@ -262,7 +264,9 @@ def train(
     for key in ("out", "resume"):
         if given.get(key) is not None:
             given[key] = Path(given[key])
-    return run_training(by_name(model, settings), data, TrainSettings(**given), backbone_weights, start)
+    return run_training(
+        by_name(model, settings), data, TrainSettings(**given), backbone_weights, start, val_data=val_data
+    )
 
 
 def run_training(
@@ -271,9 +275,11 @@ def run_training(
     settings: Any,
     backbone_weights: str = "auto",
     start: Path | str | None = None,
+    *,
+    val_data: Path | str | None = None,
 ) -> Any:
     """What `train` does once its arguments are understood; `settings` is a `TrainSettings`."""
-    from relook.data.formats.detect import read  # noqa: PLC0415 (with the next, so that `train` alone pays)
+    from relook.data.formats.detect import read_pair  # noqa: PLC0415 (so that `train` alone pays)
 
     try:
         from relook.training.fit import fit  # noqa: PLC0415
@@ -282,7 +288,7 @@ def run_training(
 
     with torch.device("meta"):  # segmentations fill much memory: only those read them who learn from them
         masks = model.entry.detector.build().has_masks
-    source = read(data, "train", masks=masks)
+    source, val = read_pair(data, val_data, masks=masks)
     asked = model.settings.get("detector.num_classes")
     if asked is not None and int(asked) != len(source.classes):
         raise ValueError(
@@ -294,7 +300,6 @@ def run_training(
     detector = model.entry.detector.build()
     if settings.resume is None:
         log.info("starting from %s", begin(detector, model, backbone_weights, start))
-    val = read(data, "val", masks=masks)
     return fit(detector, model.entry.recipe, source, val, settings, model.describe().metadata())
 
 

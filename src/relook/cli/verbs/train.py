@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Options(TrainSettings):
     model: str = option("a name of `relook models`, or module:NAME for an Entry of your own")
     data: str = option("a folder or file in COCO, VOC, YOLO or Roboflow's layout, or `shapes`")
+    val_data: str | None = option(
+        "what is validated on, where it lies elsewhere; then all of --data is trained on", default=None
+    )
     backbone_weights: str = option(
         "where the backbone starts: auto (the recipe's ImageNet weights), none, a file, or a name of timm's",
         default="auto",
@@ -41,6 +44,7 @@ def run(options: Options) -> int:
         TrainSettings(**plain),
         options.backbone_weights,
         options.start,
+        val_data=options.val_data,
     )
     from relook.training.fit import is_first  # noqa: PLC0415 (an extra)
 

@@ -41,7 +41,7 @@ SHAPES_COUNTS = {"train": 2000, "val": 200}
 VAL_SHARE = 0.1  # of the images, when a data set has no split of its own
 
 
-def read(path: Path | str, split: Split, *, masks: bool = False) -> Source:
+def read(path: Path | str, split: Split, *, masks: bool = False, whole: bool = False) -> Source:
     """One split of the data at `path`.
 
     A data set without splits is split by a hash of its file names, so that the same tenth is always left for
@@ -52,13 +52,19 @@ def read(path: Path | str, split: Split, *, masks: bool = False) -> Source:
             for the generated data set, also "shapes:seed=1,train=500,val=100,side=192,most=8".
         split: "train" or "val".
         masks: carry the segmentations, too, which fill much memory; COCO's formats and "shapes" have them.
+        whole: all of it, where it has no such split: the other split has a path of its own.
 
     Raises:
         DataError: when the format is not known or the data have mistakes that prevent their use.
     """
     parts = find_parts(path)
     problems = Problems(masks=masks)
-    source = _read_split(parts, split, Path(path), problems)
+    if whole and split not in parts:
+        source = next(iter(parts.values()))(problems)
+    elif whole:
+        source = parts[split](problems)
+    else:
+        source = _read_split(parts, split, Path(path), problems)
     problems.refuse(path)
     for note in source.notes:
         _say(note)
@@ -104,6 +110,29 @@ def _found(place: Path) -> str:
     names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in place.iterdir())
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     return (", ".join(names[:12]) or "an empty folder") + more
+
+
+def read_pair(train: Path | str, val: Path | str | None, *, masks: bool = False) -> tuple[Source, Source]:
+    """What is trained on and what is validated on, from one path or two.
+
+    Args:
+        train: as `read` takes it.
+        val: likewise, if it lies elsewhere; then nothing of `train` is left out of training.
+        masks: as in `read`.
+
+    Raises:
+        DataError: as `read`, and when both have other classes.
+    """
+    if val is None:
+        return read(train, "train", masks=masks), read(train, "val", masks=masks)
+    both = (
+        read(train, "train", masks=masks, whole=True),
+        read(val, "val", masks=masks, whole=True),
+    )
+    if both[0].classes != both[1].classes:
+        told = " and ".join(f"{', '.join(one.classes[:5])} ({len(one.classes)})" for one in both)
+        raise DataError(f"{train} and {val} have other classes: {told}; give both the same, in one order")
+    return both
 
 
 # -- splits --------------------------------------------------------------------------------------------
