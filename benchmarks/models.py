@@ -17,6 +17,12 @@ machine that speeds up or slows down is unfair to none. Medians, and:
     to peer     the time of the peer of the same kind over the model's own: FCOS for RepPoints, Faster R-CNN
                 v2 for CenterNet2, and those of the same name
 
+A third table (--square) has RefineDet++ and RefineDet on VGG-16 beside torchvision's SSD on VGG-16 and SSDlite on
+MobileNetV3, all for 21 classes and stretched to the same square. What is comparable: the time of one image, with
+the number of anchors and multiply-adds beside it. What is not: torchvision trained its SSD for 300 and its
+SSDlite for 320 pixels, so at 512 their anchors are not those of any published model; and SSDlite is made for
+telephones, not for accuracy.
+
 Weights are random, so nearly nothing is found; but CenterNet2's second look sees 256 proposals all the same,
 and Faster R-CNN's up to 1000, as their published settings say.
 """
@@ -161,6 +167,49 @@ def _without_gradient(model: Callable[[Tensor], Any], images: Tensor) -> Callabl
     return run
 
 
+# -- squares -----------------------------------------------------------------------------------
+
+SQUARE = ("refinedetpp_512_vgg_voc", "refinedet_512_vgg_voc")
+SSD = {
+    "torchvision ssd300_vgg16": torchvision.models.detection.ssd300_vgg16,
+    "torchvision ssdlite320_mobilenet_v3_large": torchvision.models.detection.ssdlite320_mobilenet_v3_large,
+}
+
+
+def squares(side: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
+    """Milliseconds of one image, for models that stretch images; ratio: SSD's time over the model's own."""
+    images = torch.rand(1, 3, side, side, device=device)
+    models: dict[str, Callable[[Tensor], Any]] = {name: ours(name, device) for name in SQUARE}
+    anchors: dict[str, float] = {}
+    for name in SQUARE:
+        with torch.no_grad():
+            anchors[name] = len(relook.create_model(name).to(device).eval()(images).anchors)
+    for name, build in SSD.items():
+        model = build(weights=None, weights_backbone=None, num_classes=21).to(device).eval()
+        model.transform.fixed_size = (side, side)
+        models[name] = lambda x, model=model: model(list(x))
+        with torch.no_grad():
+            maps = list(model.backbone(images).values())
+        anchors[name] = sum(
+            m.shape[2] * m.shape[3] * n
+            for m, n in zip(maps, model.anchor_generator.num_anchors_per_location(), strict=True)
+        )
+    runs = {name: _without_gradient(model, images) for name, model in models.items()}
+    work = {name: multiply_adds(run) for name, run in runs.items() if name not in SQUARE}
+    for name in SQUARE:
+        work[name] = count(replace(relook.entry(name), input=(side, side))).multiply_adds / 1e9
+    times = alternate(runs, rounds, device)
+    return {
+        name: {
+            "ms": 1e3 * times[name],
+            "ratio": times["torchvision ssd300_vgg16"] / times[name],
+            "multiply_adds": work[name],
+            "anchors": anchors[name],
+        }
+        for name in runs
+    }
+
+
 # -- one training step -------------------------------------------------------------------------
 
 
@@ -287,6 +336,7 @@ def main() -> None:
     parser.add_argument(
         "--step", type=int, default=512, help="side of the two images of a training step; 0: none"
     )
+    parser.add_argument("--square", type=int, default=512, help="side of RefineDet's image; 0: none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -305,6 +355,9 @@ def main() -> None:
             f"one image of {text}, {asked.device}, {asked.threads} threads; ratio: ours over theirs",
             answer[text],
         )
+    if asked.square:
+        answer["square"] = squares(asked.square, asked.rounds, asked.device)
+        show(f"one image of {asked.square}x{asked.square}, 21 classes", answer["square"])
     if asked.step:
         answer["step"] = training(asked.step, asked.rounds, asked.device)
         show(f"one training step, two images of {asked.step}x{asked.step}", answer["step"])

@@ -331,3 +331,19 @@ def test_batches_come_pinned_and_move_to_the_gpu(workers: int) -> None:
     assert moved.images.is_cuda
     assert moved.targets.sizes.is_cuda
     assert torch.equal(moved.images.cpu(), batch.images)
+
+
+def test_corners_name_the_last_pixel_where_a_recipe_says_so(tmp_path: Path) -> None:
+    """One pixel less on the right and below, in pixels of the file; a box of one pixel keeps its place."""
+    sample = _sample(5, tmp_path)
+    plain = dataclasses.replace(
+        SMALL, augment=(Resize(),), train_size=SMALL.test_size, selection=Selection(need="nothing")
+    )
+    boxes = []
+    for recipe in (plain, dataclasses.replace(plain, last_pixel=True)):
+        loader = train_loader(_source([sample]), recipe, batch=1, workers=0, seed=0, stride=32)
+        (batch,) = list(loader)
+        boxes.append(batch.targets.boxes[0, 0])
+    scale = float(batch.scales[0, 0])
+    assert torch.allclose(boxes[0] - boxes[1], torch.tensor([0, 0, scale, scale]), atol=1e-4)
+    assert sample.boxes.tolist() == _sample(5, tmp_path).boxes.tolist()  # the data set itself is not changed

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relook.data.formats.detect import READERS, read
+from relook.data.formats.detect import READERS, read, read_pair
 from relook.data.sample import DataError
 from relook.data.shapes import shapes, write_shapes
 
@@ -45,3 +45,17 @@ def test_shapes_by_name_and_settings() -> None:
 def test_a_wrong_setting_of_shapes_is_named() -> None:
     with pytest.raises(DataError, match="trian=3: is no setting; write NAME=NUMBER with seed, side"):
         read("shapes:trian=3,train=2", "train")
+
+
+def test_two_paths_are_used_whole(tmp_path: Path) -> None:
+    """Nothing of the first is left out of training; other classes are refused."""
+    folder = write_shapes(tmp_path / "data", train=6, val=3)
+    train, val = (next((folder / "annotations").glob(f"*{name}*.json")) for name in ("train", "val"))
+    pair = read_pair(train, val)
+    assert [len(one.samples) for one in pair] == [6, 3]
+    assert [len(one.samples) for one in read_pair(folder, None)] == [6, 3]
+    assert [len(one.samples) for one in read_pair(folder, train)] == [6, 6]
+    text = val.read_text().replace('"star"', '"comet"')
+    val.write_text(text)
+    with pytest.raises(DataError, match=r"have other classes: .*star.* and .*comet"):
+        read_pair(train, val)

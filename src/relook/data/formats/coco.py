@@ -46,6 +46,11 @@ def find_coco(path: Path) -> Parts | None:
     return _by_role(chosen, path) if chosen else None
 
 
+def one_coco_file(path: Path) -> Parts:
+    """A COCO file by itself, whatever lies beside it."""
+    return _by_role([path], path.parent.parent if path.parent.name == "annotations" else path.parent)
+
+
 def find_roboflow(path: Path) -> Parts | None:
     """The splits of a folder as Roboflow exports COCO: train/, valid/ and test/ with a JSON in each."""
     folders = {"train": ("train",), "val": ("valid", "val", "test")}

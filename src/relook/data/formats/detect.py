@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from relook.data.columnar import pack
-from relook.data.formats.coco import find_coco, find_roboflow
+from relook.data.formats.coco import find_coco, find_roboflow, one_coco_file
 from relook.data.formats.problems import Part, Parts, Problems
 from relook.data.formats.voc import find_voc
 from relook.data.formats.yolo import find_yolo
@@ -52,17 +52,17 @@ def read(path: Path | str, split: Split, *, masks: bool = False, whole: bool = F
             for the generated data set, also "shapes:seed=1,train=500,val=100,side=192,most=8".
         split: "train" or "val".
         masks: carry the segmentations, too, which fill much memory; COCO's formats and "shapes" have them.
-        whole: all of it, where it has no such split: the other split has a path of its own.
+        whole: all of it, where it has no such split, and of a COCO file that file alone: the other split has
+            a path of its own.
 
     Raises:
         DataError: when the format is not known or the data have mistakes that prevent their use.
     """
-    parts = find_parts(path)
+    alone = whole and Path(path).is_file() and Path(path).suffix == ".json"
+    parts = one_coco_file(Path(path)) if alone else find_parts(path)
     problems = Problems(masks=masks)
-    if whole and split not in parts:
-        source = next(iter(parts.values()))(problems)
-    elif whole:
-        source = parts[split](problems)
+    if whole:
+        source = parts.get(split, next(iter(parts.values())))(problems)
     else:
         source = _read_split(parts, split, Path(path), problems)
     problems.refuse(path)
