@@ -1,11 +1,11 @@
 """RefineDet++'s second look: how it is computed, and what it brings a small detector.
 
     python benchmarks/alignment.py              time of three deformable convolutions against one in groups
-    python benchmarks/alignment.py --learn 2    also train refinedet_nano and refinedetpp_nano, 2 epochs, 3 seeds
+    python benchmarks/alignment.py --learn 2    also train both small models, 2 epochs, 3 seeds
     python benchmarks/alignment.py --save       also into benchmarks/results/
 
 Three anchors of a place read at places of their own, with weights of their own. Either each is a deformable
-convolution, or the map is repeated three times and one convolution with three groups does all: the numbers are
+convolution, or the map is repeated three times and one convolution with three groups does all: numbers are
 the same. `relook.detectors.refinedet` does the first. The sizes are those of a 512x512 image, 20 classes.
 
 With --learn both small models see the same 2000 generated pictures equally often (equal epochs; the time of

@@ -17,11 +17,11 @@ machine that speeds up or slows down is unfair to none. Medians, and:
     to peer     the time of the peer of the same kind over the model's own: FCOS for RepPoints, Faster R-CNN
                 v2 for CenterNet2, and those of the same name
 
-A third table (--square) has RefineDet++ and RefineDet on VGG-16 beside torchvision's SSD on VGG-16 and SSDlite on
-MobileNetV3, all for 21 classes and stretched to the same square. What is comparable: the time of one image, with
-the number of anchors and multiply-adds beside it. What is not: torchvision trained its SSD for 300 and its
-SSDlite for 320 pixels, so at 512 their anchors are not those of any published model; and SSDlite is made for
-telephones, not for accuracy.
+A third table (--square) has RefineDet++ and RefineDet on VGG-16 beside torchvision's SSD on VGG-16 and
+SSDlite on MobileNetV3, all for 21 classes and stretched to the same square. What is comparable: the time of
+one image, with the number of anchors and multiply-adds beside it. What is not: torchvision trained its SSD
+for 300 and its SSDlite for 320 pixels, so at 512 their anchors are not those of any published model; and
+SSDlite is made for telephones, not for accuracy.
 
 Weights are random, so nearly nothing is found; but CenterNet2's second look sees 256 proposals all the same,
 and Faster R-CNN's up to 1000, as their published settings say.
@@ -356,12 +356,14 @@ def main() -> None:
             answer[text],
         )
     if asked.square:
-        answer["square"] = squares(asked.square, asked.rounds, asked.device)
-        show(f"one image of {asked.square}x{asked.square}, 21 classes", answer["square"])
+        square = squares(asked.square, asked.rounds, asked.device)
+        show(f"one image of {asked.square}x{asked.square}, 21 classes", square)
+        if asked.save:
+            _results.save(f"models_square_{asked.device}", square)
     if asked.step:
         answer["step"] = training(asked.step, asked.rounds, asked.device)
         show(f"one training step, two images of {asked.step}x{asked.step}", answer["step"])
-    if asked.save:
+    if asked.save and answer:
         print(_results.save(f"models_{asked.device}", answer))
 
 

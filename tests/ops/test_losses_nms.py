@@ -12,7 +12,7 @@ import twins
 from relook.ops import nms
 from relook.ops.losses import focal, giou_plus_one, smooth_l1
 from relook.ops.nms import FIRST, class_nms, class_pairs, grouped_nms
-from relook.ops.suppression.per_class import per_class_nms
+from relook.ops.suppression.per_class import per_class_nms, together
 from strategies import box_lists
 
 
@@ -151,3 +151,13 @@ def test_a_graph_that_leaves_candidates_out_says_so() -> None:
     assert (count.tolist(), truncated.tolist()) == ([1, 1], [True, False])
     count, truncated = Suppression()(boxes, scores)
     assert (count.tolist(), truncated.tolist()) == ([20, 1], [False, False])
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 60))
+def test_groups_go_together_as_far_as_memory_allows(sizes: list[int], most: int) -> None:
+    """Sums of neighbours, none larger than allowed but of a group that alone is; no group is lost or cut."""
+    sums = together(sizes, most)
+    assert sum(sums) == sum(sizes)
+    ends = {sum(sizes[: i + 1]) for i in range(len(sizes))}
+    assert {sum(sums[: i + 1]) for i in range(len(sums))} <= ends
+    assert all(one <= most or one in sizes for one in sums)

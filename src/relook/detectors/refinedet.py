@@ -8,7 +8,6 @@ computed from that anchor, one for each of the three anchors of a place; in Refi
 Read from top to bottom: settings, outputs, network (III-A, B), losses (III-C), prediction, modules.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, cast
@@ -30,12 +29,18 @@ from relook.ops.sampling import hardest
 from relook.ops.suppression.per_class import per_class_nms
 from relook.ops.suppression.soft import soft_nms
 from relook.parts.checks import check_settings
-from relook.parts.point_sets import plain_kernel
-from relook.parts.ssd_levels import L2Norm, extra_bottleneck, extra_convs, init_xavier
+from relook.parts.ssd_levels import (
+    L2Norm,
+    anchor_shapes,
+    at_most,
+    extra_bottleneck,
+    extra_convs,
+    init_xavier,
+    taps,
+)
 from relook.types import Detections, Look, Losses, Targets, record, to_float32
 
 ANCHORS: Final = 3  # of each place: a square, a wide and a tall box of one area, sides 1 : 2
-SHAPES: Final = ((1.0, 1.0), (math.sqrt(2), 1 / math.sqrt(2)), (1 / math.sqrt(2), math.sqrt(2)))
 CENTER_STD, SIZE_STD = 0.1, 0.2  # units of changes ("variances" in SSD's code)
 EXTRA: Final = 1e-5  # added to ratios of sides before their logarithm (docs/quirks.md, rd-04)
 FAR: Final = 1e4  # cells: what is sampled further away is zero anyway, and infinity is no place
@@ -167,12 +172,10 @@ class RefineDet(Detector[RefineDetOutputs]):
 
     def anchors(self, grid: L.Grid, size: tuple[int, int]) -> Tensor:
         """[N, 4] pixels, three for each point, of an input of `size` (width, height) pixels."""
-        points = grid.points
-        sides = points.new_tensor(SHAPES) * self.config.scale * grid.stride[:, None, None]  # [P, 3, 2]
-        limit = points.new_tensor(size)
+        sides = anchor_shapes(grid.points) * self.config.scale * grid.stride[:, None, None]  # [P, 3, 2]
         # published: the four numbers centre and size are clamped, not the corners (docs/quirks.md, rd-03)
-        centers = torch.minimum(points, limit)[:, None]
-        half = torch.minimum(sides, limit) / 2
+        centers = at_most(grid.points, size)[:, None]
+        half = at_most(sides, size) / 2
         return torch.cat([centers - half, centers + half], dim=-1).flatten(0, 1)
 
     def offsets(self, deltas: Tensor) -> Tensor:
@@ -182,7 +185,7 @@ class RefineDet(Detector[RefineDetOutputs]):
         """
         batch, _, h, w = deltas.shape
         deltas = to_float32(deltas).reshape(batch, ANCHORS, 4, h, w).movedim(2, -1)  # [B, 3, h, w, 4]
-        sides = deltas.new_tensor(SHAPES)[:, None, None] * self.config.scale
+        sides = anchor_shapes(deltas)[:, None, None] * self.config.scale
         away = (sampled(deltas, sides) - taps(deltas)).clamp(-FAR, FAR)  # [B, 3, h, w, 9, 2]
         return away.flip(-1).flatten(-2).movedim(-1, 2).flatten(1, 2)
 
@@ -273,7 +276,7 @@ class RefineDet(Detector[RefineDetOutputs]):
         if not self.config.align:
             return (first,)
         deltas = L.gather_rows(to_float32(outputs.first_deltas), rows)
-        points = sampled(deltas, deltas.new_tensor(SHAPES)[rows % ANCHORS] * self.config.scale)
+        points = sampled(deltas, anchor_shapes(deltas)[rows % ANCHORS] * self.config.scale)
         stride, centers = (x[rows // ANCHORS] for x in (outputs.grid.stride, outputs.grid.points))
         second = Look(
             title="second look",
@@ -289,11 +292,6 @@ class RefineDet(Detector[RefineDetOutputs]):
 def moved(boxes: Tensor, deltas: Tensor) -> Tensor:
     """Boxes [..., 4] in pixels after changes [..., 4]; nothing is clipped."""
     return decode(boxes, deltas, center_std=CENTER_STD, size_std=SIZE_STD, limit=LARGE, limit_both=False)
-
-
-def taps(like: Tensor) -> Tensor:
-    """Where a plain 3 x 3 kernel reads, in cells: [9, 2] x, y, row by row."""
-    return plain_kernel().reshape(-1, 2).flip(-1).to(like)
 
 
 def sampled(deltas: Tensor, sides: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What SSD and RefineDet make of a backbone: scaled maps, coarser levels (arXiv:1512.02325, section 2.1)."""
+"""What SSD and RefineDet make of a backbone: scaled maps, coarser levels (arXiv:1512.02325, section 2.1).
+
+Small constants are made on the device: a list copied there would make every training step wait.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +9,24 @@ from torch import Tensor, nn
 from relook.backbones.resnet import bottleneck
 from relook.parts.point_sets import init_kaiming
 from relook.types import to_float32
+
+
+def anchor_shapes(like: Tensor) -> Tensor:
+    """Width and height of a square, a wide and a tall box of area 1, sides 1 : 2: [3, 2]."""
+    long, short = 2**0.5, 0.5**0.5
+    sides = (1.0, 1.0, long, short, short, long)
+    return torch.stack([like.new_full((), side) for side in sides]).reshape(3, 2)
+
+
+def taps(like: Tensor) -> Tensor:
+    """Where a plain 3 x 3 kernel reads, in cells: [9, 2] x, y, row by row."""
+    side = torch.arange(-1, 2, dtype=like.dtype, device=like.device)
+    return torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(9, 2)
+
+
+def at_most(pairs: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pairs [..., 2] of x and y, each held at or below `size`."""
+    return torch.stack([pairs[..., i].clamp(max=side) for i, side in enumerate(size)], -1)
 
 
 class L2Norm(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from relook.ops.lowering import in_graph
-from relook.ops.nms import COMPILED, Kept, class_nms, class_pairs, grouped_nms, kept_boxes
+from relook.ops.nms import COMPILED, TOGETHER, Kept, class_nms, class_pairs, grouped_nms, kept_boxes
 
 
 def per_class_nms(
@@ -22,8 +22,9 @@ def per_class_nms(
     """Suppression with caps for each class rather than for the image, as SSD and RefineDet test.
 
     Of each class the `top` best that score more than `score` are suppressed, and `keep` of the survivors
-    stay. Memory grows with what passes the threshold, not with boxes times classes. A batch waits three times
-    for the device, whatever its size: how many pass, which of them survive, how many the fullest image has.
+    stay. Memory grows with what passes the threshold, not with boxes times classes. A batch waits a few
+    times for the device, whatever its size: how many pass, how many are looked at, which of them survive, how
+    many the fullest image has.
 
     Args:
         boxes: [B, N, 4] pixels, within +-2 ** 22.
@@ -54,21 +55,39 @@ def per_class_nms(
     found = boxes[group // classes, row]
     if plus_one:
         found = found + found.new_tensor([0, 0, 1, 1])
-    # what is beyond the cap becomes a point, which meets nothing, and is left out below
     candidate = _rank(group) < top
-    found = torch.where(candidate.unsqueeze(1), found, -1)
-    survives = _grouped(found, value, group, iou) & candidate
+    group, row, value, found = (x[candidate] for x in (group, row, value, found))
+    survives = _grouped(found, value, group, iou)
     stays = survives & (_rank_among(survives, group) < keep)
     return _padded(group // classes, group % classes, row, torch.where(stays, value, 0), stays, images)
 
 
 def _grouped(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
-    """`grouped_nms` of sorted groups; on CPUs, where nothing waits, group by group, which compares less."""
-    if boxes.is_cuda or not len(boxes):
-        return grouped_nms(boxes, scores, group, iou)
+    """`grouped_nms` of sorted groups; on CPUs, where nothing waits, group by group, which compares less.
+
+    On GPUs as many groups together as one call can compare in little memory.
+    """
+    if not len(boxes):
+        return torch.zeros_like(scores, dtype=torch.bool)
     sizes = cast("list[int]", torch.unique_consecutive(group, return_counts=True)[1].tolist())
+    if boxes.is_cuda:
+        sizes = together(sizes, TOGETHER)
+        several = zip(
+            torch.split(boxes, sizes), torch.split(scores, sizes), torch.split(group, sizes), strict=True
+        )
+        return torch.cat([grouped_nms(b, s, g, iou) for b, s, g in several])
     parts = zip(torch.split(boxes, sizes), torch.split(scores, sizes), strict=True)
     return torch.cat([kept_boxes(*part, iou) for part in parts])
+
+
+def together(sizes: list[int], most: int) -> list[int]:
+    """Neighbouring sizes added up, as far as the sums stay at or below `most`."""
+    sums = [0]
+    for size in sizes:
+        if sums[-1] and sums[-1] + size > most:
+            sums.append(0)
+        sums[-1] += size
+    return sums
 
 
 def _rank(group: Tensor) -> Tensor:
