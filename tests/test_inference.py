@@ -193,3 +193,16 @@ def test_an_image_is_prepared_as_by_hand() -> None:
     ready = prepare(image, size=RECIPE.test_size, pixels=RECIPE.pixels)
     assert torch.equal(seen[0][0, :, : ready.size[0], : ready.size[1]], ready.image)
     assert seen[0].shape[-2] % 8 == 0
+
+
+def test_corners_that_name_pixels_become_edges() -> None:
+    """One pixel of the file more on the right and below, once, whatever the views; scores stay."""
+    source = tiny_data()
+    for views in (None, parse("100%+flip", RECIPE.test_size)):
+        found = [
+            evaluate(tiny(), recipe, source, workers=0, device="cpu", progress=False, views=views).rows
+            for recipe in (RECIPE, replace(RECIPE, last_pixel=True))
+        ]
+        assert len(found[0]) > 0
+        np.testing.assert_allclose(found[1].box - found[0].box, [[0, 0, 1, 1]] * len(found[0]), atol=1e-9)
+        assert (found[0].score == found[1].score).all()

@@ -20,6 +20,7 @@ from relook.data.sample import Sample
 from relook.data.shapes import CLASSES
 from relook.data.transforms.network_input import Prepared, prepare
 from relook.evaluation import evaluate
+from relook.inference import Engine
 from relook.predictor import Predictor
 from relook.recipe import KeepRatio
 from relook.results.result import Result
@@ -477,3 +478,14 @@ def test_load_understands_the_words(tmp_path: Path):
     assert relook.load(file, device="cpu").views == recipe_view(size)
     assert relook.load(file, device="cpu", views="flip").views == parse("flip", size)
     assert relook.load(file, device="cpu", views=parse("64", size)).views == parse("64", size)
+
+
+def test_votes_refuse_scores_that_decay_in_each_view() -> None:
+    """RefineDet's for COCO: one sentence with what to add."""
+    entry = relook.entry("refinedet_nano")
+    detector = replace(entry.detector, soft_nms=True).build()
+    views = parse("100%+flip,soft_vote", entry.recipe.test_size)
+    with pytest.raises(ValueError, match=r"merged by soft_vote.*--set detector\.soft_nms=false"):
+        Engine(
+            detector, entry.recipe, device="cpu", views=parse("100%+flip,soft_vote", entry.recipe.test_size)
+        )

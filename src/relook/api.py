@@ -237,7 +237,8 @@ def train(
     Args:
         model: see `list_models`, or "module:NAME" for an `Entry` of your own.
         data: a folder or file in COCO, Pascal VOC, YOLO or Roboflow's layout, or "shapes".
-        val_data: what is validated on, where it lies elsewhere; then all of `data` is trained on.
+        val_data: what is validated on, where it lies elsewhere; then nothing is kept back of `data` that has
+            no parts of its own.
         settings: dotted changes: {"recipe.schedule.epochs": "24", "detector.keep": "300"}. The number of
             classes is taken from the data.
         backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or timm's name.

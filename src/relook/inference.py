@@ -74,6 +74,11 @@ class Engine:
     ) -> None:
         self.device = best_device() if device == "auto" else torch.device(device)
         self.detector = detector.to(self.device)
+        if views is not None and views.merge.endswith("_vote") and _decays(detector):
+            raise ValueError(
+                f"views that are merged by {views.merge} need scores as they are, and this model's decay in "
+                "each view: add --set detector.soft_nms=false, as its authors do"
+            )
         self.recipe, self.precision = recipe, precision
         self.views = recipe_view(recipe.test_size) if views is None else views
 
@@ -210,6 +215,10 @@ class _Stacked:
     images: Tensor  # [B, 3, H, W]
     sizes: Tensor  # [B, 2] h, w
     scales: Tensor  # [B, 2] x, y
+
+
+def _decays(detector: nn.Module) -> bool:
+    return bool(getattr(getattr(detector, "config", None), "soft_nms", False))
 
 
 @contextmanager

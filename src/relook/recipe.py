@@ -60,6 +60,9 @@ class Schedule:
         counted = self.iterations
         _need(counted is None or counted >= 1, f"iterations={counted}: it must be at least 1, or none")
         _need(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps}: it must be from 0 on")
+        for name in ("warmup_epochs", "warmup_lr"):
+            value: float | None = getattr(self, name)
+            _need(value is None or 0 <= value < math.inf, f"{name}={value}: it must be from 0 on, or none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,6 +242,26 @@ def test_eval_prints_and_saves_the_numbers(weights: str, tmp_path: Path, capsys:
     assert rows[0].keys() == {"image_id", "category_id", "bbox", "score"}
 
 
+def test_eval_with_several_metrics_and_curves(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """VOC's mean first, then COCO's numbers; a page, a table and a picture for each class."""
+    given = ["eval", "--weights", weights, "--data", "shapes:train=2,val=4", "--workers", "0"]
+    given += ["--device", "cpu", "--metrics", "voc07", "coco", "--curves", "--out", tmp_path]
+    out, _ = run(capsys, *given)
+    kept = json.loads((tmp_path / "metrics.json").read_text())
+    assert (kept["metric"], kept["headline"]) == ("voc07+coco", "mAP")
+    assert list(kept["numbers"])[:2] == ["mAP", "AP"]
+    assert "curves.html" in out
+    assert "<svg" in (tmp_path / "curves.html").read_text()
+    assert (tmp_path / "curves.csv").read_text().startswith("class,overlap,recall,precision,score\n")
+    assert list((tmp_path / "curves").glob("*.svg"))
+    told = json.loads(run(capsys, *given, "--json")[0])
+    assert told["files"]["curves"].endswith("curves.html")
+    err = run(capsys, *given[:-4], "--metrics", "segm", status=2)[1]
+    assert "finds boxes, no masks" in err
+
+
 def test_eval_looks_several_times(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """--views 100% is the plain result, flip another one that says so; a wrong word is explained."""
     given = [

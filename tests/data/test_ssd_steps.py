@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relook.data.transforms.picture import Picture
 from relook.data.transforms.ssd import crop, cut_out, expand, photometric, to_hsv, to_rgb
 from relook.data.transforms.steps import augment
-from relook.recipe import Crop, Expand, Flip, Photometric, Resize, Stretch
+from relook.recipe import Crop, Expand, Flip, Jitter, Photometric, Resize, Stretch
 
 DRAWS = 3000
 
@@ -98,6 +98,14 @@ def test_colours_over_many_draws() -> None:
     plain = Photometric(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
     moved = [photometric(tinted, plain, random).image.flatten().tolist() for _ in range(DRAWS)]
     assert np.mean([one != [10, 20, 30] for one in moved]) == pytest.approx(5 / 12, abs=0.04)
+
+
+def test_jitter_after_colours_keeps_them_in_range() -> None:
+    """Floating point is not taken for 0 .. 1."""
+    start = photo()
+    made = augment(start, (Photometric(), Jitter(), Resize()), Stretch(height=32, width=32), (1, 2))
+    assert made.image.std() > 10
+    assert made.image.max() > 100
 
 
 def test_a_key_draws_the_same() -> None:

@@ -62,6 +62,34 @@ def test_rd_12_vgg_keeps_biases_and_halves_five_times(norm: bool) -> None:
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in made) == (len(convs) if norm else 0)
 
 
+def test_rd_13_only_vgg_has_maps_of_learnt_length() -> None:
+    with torch.device("meta"):
+        vgg, resnet = (relook.create_model(f"refinedetpp_512_{name}_voc") for name in ("vgg", "resnet50"))
+    assert [norm.weight.shape[0] for norm in vgg.norms] == [512, 512]
+    assert len(resnet.norms) == 0
+
+
+def test_rd_16_what_the_first_look_does_not_believe_in_is_nothing() -> None:
+    """Whatever the second look says of it."""
+    detector = nano(align=False).eval()
+    for head in detector.first:
+        nn.init.zeros_(head.cls.weight)
+        head.cls.bias.data = torch.tensor([5.0, 0.0] * 3)  # 0.0067 for an object
+    found = detector.predict(detector(torch.randn(1, 3, 128, 128)), torch.tensor([[128, 128]]))
+    assert found.count.tolist() == [0]
+
+
+def test_nothing_is_found_in_padding() -> None:
+    """A small image padded to a larger input: no answer lies around a place of the padding."""
+    detector = nano(min_score=0.0, objectness=0.0).eval()
+    images = torch.zeros(1, 3, 64, 192)
+    images[..., :64] = torch.randn(1, 3, 64, 64)
+    outputs = detector(images)
+    found = detector.predict(outputs, torch.tensor([[64, 64]]))
+    assert found.count.item() > 0
+    assert (outputs.grid.points[found.origin // 3] < 64).all()
+
+
 def test_an_image_without_objects_mines_nothing() -> None:
     """It adds nothing to either loss; without any object in the batch all losses are zero."""
     detector = nano(align=False).eval()
@@ -85,7 +113,8 @@ def test_outputs_without_bounds_do_not_crash(value: float, align: bool) -> None:
     outputs = detector(torch.randn(1, 3, 128, 128))
     found = detector.predict(outputs, torch.tensor([[128, 128]]))
     assert found.boxes.isfinite().all()
-    detector.loss(outputs, targets([[10, 10, 60, 60]]))
+    losses = detector.loss(outputs, targets([]))
+    assert losses["arm_loc"] == 0
 
 
 def test_boxes_are_not_clipped_and_suppressed_in_pixels_of_the_file() -> None:

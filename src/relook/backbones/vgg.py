@@ -7,12 +7,14 @@ a dilated 3x3 convolution reads ("reduced fc", arXiv:1412.7062).
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, cast
 
 from torch import Tensor, nn
 
 WIDTHS: Final = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of five groups
 MAPS: Final = {3: 4, 4: 8, 5: 16, 6: 32}  # groups whose last ReLU can be returned, and their strides
+NEURONS: Final = 4096  # of a fully connected layer
 LAST: Final = 1024  # channels of the two convolutions that were fully connected
 
 
@@ -23,6 +25,11 @@ class VGGConfig:
     maps: tuple[int, ...] = (4, 5, 6)  # the last ReLU of which groups: relu4_3, relu5_3 and relu7
     norm: bool = False  # batch normalisation behind each convolution, which keeps its bias
     dilation: int = 3  # of the first convolution that was fully connected
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in pairwise(self.maps))
+        if not self.maps or not rising or not set(self.maps) <= set(MAPS):
+            raise ValueError(f"maps={self.maps}: give rising numbers of groups, of 3, 4, 5 and 6")
 
     def build(self) -> "VGG":
         return VGG(self)
@@ -39,7 +46,10 @@ class VGGConfig:
         }
         for key, value in state.items():
             module, _, kind = key.rpartition(".")
-            if module in fully:
+            wide = value.shape[0] == NEURONS and (
+                value.ndim == 1 or value.numel() in (NEURONS * 25088, NEURONS**2)
+            )
+            if module in fully and wide:
                 found[f"{fully[module]}.{kind}"] = reduced(value, first=fully[module] == last[0])
             else:
                 found[re.sub(r"^(?:features\.)?(?=\d)", "layers.", key)] = value

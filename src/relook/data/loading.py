@@ -320,7 +320,8 @@ class _Images(Dataset[_Tried]):
         drawn = bitmaps(sample, np.flatnonzero(learnt), file.shape[0], file.shape[1]) if self.masks else None
         boxes = sample.boxes[learnt]
         if self.last_pixel:
-            boxes[:, 2:] = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
+            border = np.array([file.shape[1], file.shape[0]])
+            boxes[:, 2:] = np.maximum(np.minimum(boxes[:, 2:], border) - 1, boxes[:, :2])
         start = picture(file, boxes, sample.labels[learnt], drawn)
         return _Loaded(
             picture=self.change(start, sample, pick),

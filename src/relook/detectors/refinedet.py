@@ -81,6 +81,8 @@ class RefineDetConfig:
     def __post_init__(self) -> None:
         if (self.align and not self.refine) or (self.refine and not self.fuse):
             raise ValueError("switch off `align` first, then `refine` too, then `fuse` too: no other way")
+        if any(width < 8 or width % 4 for width in self.extra_widths):
+            raise ValueError(f"extra_widths={self.extra_widths}: each must be a multiple of 4, at least 8")
         counts = "num_classes width negatives top keep extra_groups"
         check_settings(self, counts=counts, shares="iou objectness min_score nms")
 
@@ -128,6 +130,8 @@ class RefineDet(Detector[RefineDetOutputs]):
             else extra_bottleneck(*step, groups=config.extra_groups)
             for step in zip(channels[len(strides) - 1 :], config.extra_widths, strict=False)
         )
+        if len(config.l2_norm) > len(channels):
+            raise ValueError(f"l2_norm has {len(config.l2_norm)} numbers, but there are {len(channels)} maps")
         self.norms = nn.ModuleList(map(L2Norm, channels, config.l2_norm))
         if config.refine:
             self.first = nn.ModuleList(PlainHead(width, 2) for width in channels)
@@ -233,11 +237,11 @@ class RefineDet(Detector[RefineDetOutputs]):
         """
         cfg = self.config
         boxes = moved(self.refined(outputs), to_float32(outputs.deltas))
-        scores = to_float32(outputs.logits).softmax(-1)[..., 1:]
-        real = boxes.isfinite().all(-1)
+        inside = L.inside(outputs.grid.points, sizes, multiple=self.stride)  # nothing is found in padding
+        real = boxes.isfinite().all(-1) & inside.repeat_interleave(ANCHORS, dim=1)
         if outputs.first_logits is not None:
             real &= to_float32(outputs.first_logits).softmax(-1)[..., 1] > cfg.objectness
-        scores = torch.where(real[..., None], scores, 0)
+        scores = torch.where(real[..., None], to_float32(outputs.logits).softmax(-1)[..., 1:], 0)
         ratio = (originals if originals is not None else sizes).to(boxes.dtype) / sizes
         compared = boxes * ratio.flip(-1).repeat(1, 2)[:, None]  # in pixels of the files
         compared = torch.where(real[..., None], compared, 0).clamp(-APART, APART)
@@ -330,9 +334,7 @@ def module_loss(
         ratio: mined negatives for each positive.
     """
     should = encode(boxes, wanted.boxes, center_std=CENTER_STD, size_std=SIZE_STD, extra=EXTRA)
-    # elsewhere a change stands for itself, so that nothing odd flows back through the mask
-    should = torch.where(wanted.positive[..., None], should, deltas.detach())
-    loc = smooth_l1(deltas - should, beta=1).sum()
+    loc = smooth_l1(torch.where(wanted.positive[..., None], deltas - should, 0), beta=1).sum()
     error = F.cross_entropy(logits.flatten(0, 1), wanted.classes.flatten(), reduction="none")
     error = error.reshape(wanted.classes.shape)
     mined = hardest(torch.where(wanted.positive, 0, error.detach()), ratio * wanted.positive.sum(1))

@@ -99,6 +99,12 @@ def precision_curves(source: Source, rows: Rows) -> list[Curve]:
     """The curve of each class of `source`; of one without objects it is empty."""
     rows = rows.sorted()
     classes = len(source.classes)
+    strange = set(rows.image.tolist()) - {sample.id for sample in source.samples}
+    if strange or (len(rows) and not 0 <= rows.label.min() <= rows.label.max() < classes):
+        raise ValueError(
+            f"{len(strange)} images of the detections, or classes, are not in {source.file or source.name}; "
+            "evaluate them against the data set they were made on"
+        )
     places = {sample.id: place for place, sample in enumerate(source.samples)}
     image = np.array([places[key] for key in cast("list[int]", rows.image.tolist())], np.int64)
     group, score = image * classes + rows.label, _rounded(rows.score, 3)

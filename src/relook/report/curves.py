@@ -67,7 +67,7 @@ def write_curves(folder: Path, found: Curves, image: Callable[[int], NDArray[np.
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)[:80]
+    return re.sub(r"[^\w.-]+", "_", name).encode()[:120].decode(errors="ignore")
 
 
 def _environment() -> jinja2.Environment:
@@ -89,14 +89,14 @@ def _svg(found: Curves, label: int) -> str:
 
 
 def _page(found: Curves, image: Callable[[int], NDArray[np.uint8]]) -> str:
-    data: dict[str, Any] = {
-        name: {
+    there = [label for label in range(len(found.classes)) if (found.precision[:, :, label] >= 0).any()]
+    data: list[dict[str, Any]] = [
+        {
             "precision": np.round(found.precision[:, :, label], 4).tolist(),
             "score": np.round(found.score[:, :, label], 4).tolist(),
         }
-        for label, name in enumerate(found.classes)
-        if (found.precision[:, :, label] >= 0).any()
-    }
+        for label in there
+    ]
     # no text of the data may end the script that holds it
     text = json.dumps({"overlaps": OVERLAPS, "recalls": RECALLS, "classes": data}).replace("<", "\\u003c")
     template = Path(__file__).with_name("curves.html.j2").read_text(encoding="utf-8")
@@ -106,7 +106,7 @@ def _page(found: Curves, image: Callable[[int], NDArray[np.uint8]]) -> str:
         .render(
             data=text,
             overlaps=OVERLAPS,
-            classes=list(data),
+            classes=[found.classes[label] for label in there],
             wrong=_gallery(found, found.wrong, image, "#d55e00"),
             missed=_gallery(found, found.objects, image, "#0072b2"),
             counts=(len(found.wrong), sum(one.score == 0 for one in found.objects), len(found.objects)),

@@ -60,6 +60,7 @@ _RESULTS = (
     "metrics.csv",
     "settings.yaml",
     "train.log",
+    "live.html",
     "tensorboard",
     "nonfinite",
 )

@@ -20,7 +20,8 @@ class Plan:
 
     schedule: Schedule
     total: int  # steps of the whole training
-    warmup: int  # steps of warm-up, at most a tenth of all
+    wanted: int  # steps of warm-up by the schedule
+    warmup: int  # those that are done, at most a tenth of all
     warmup_from: float  # of the learning rate at step 0
     reach: float  # the step at which warm-up would end at the whole rate
     drops: tuple[int, ...]  # steps from which on the rate is `drop_factor` times smaller
@@ -40,8 +41,8 @@ class Plan:
     def describe(self, lr: float) -> str:
         """One sentence for the log."""
         warm = f"warm-up over {self.warmup} steps" if self.warmup else "no warm-up"
-        if self.warmup < self.schedule.warmup_steps:
-            warm += f" (not {self.schedule.warmup_steps}: at most a tenth of all)"
+        if self.warmup < self.wanted:
+            warm += f" (not {self.wanted}: at most a tenth of all)"
         if self.schedule.kind == "onecycle":
             return f"learning rate: {warm} to {lr:g}, then a cosine to 0 at step {self.total}"
         drops = ", ".join(map(str, self.drops)) or "never"
@@ -76,6 +77,7 @@ def plan(schedule: Schedule, steps_per_epoch: int, epochs: int | None = None, *,
     return Plan(
         schedule=schedule,
         total=total,
+        wanted=wanted,
         warmup=warmup,
         warmup_from=start,
         reach=max(reach, 1),

@@ -1,5 +1,7 @@
 """`--data PATH`: what is recognised, what is said when nothing is, and the generated data set."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +61,18 @@ def test_two_paths_are_used_whole(tmp_path: Path) -> None:
     val.write_text(text)
     with pytest.raises(DataError, match=r"have other classes: .*star.* and .*comet"):
         read_pair(train, val)
+
+
+def test_a_validation_part_may_lack_classes(tmp_path: Path) -> None:
+    """Its labels are those of the training part, by name."""
+    folder = write_shapes(tmp_path / "data", train=6, val=6)
+    train, val = (next((folder / "annotations").glob(f"*{name}*.json")) for name in ("train", "val"))
+    whole = json.loads(val.read_text())
+    gone = whole["categories"].pop(0)["id"]
+    whole["annotations"] = [a for a in whole["annotations"] if a["category_id"] != gone]
+    val.write_text(json.dumps(whole))
+    pair = read_pair(train, val)
+    assert pair[0].classes == pair[1].classes
+    counts = Counter(pair[1].classes[i] for s in pair[1].samples for i in s.labels)
+    names = {c["id"]: c["name"] for c in whole["categories"]}
+    assert counts == Counter(names[a["category_id"]] for a in whole["annotations"])

@@ -17,7 +17,8 @@ class Options(TrainSettings):
     model: str = option("a name of `relook models`, or module:NAME for an Entry of your own")
     data: str = option("a folder or file in COCO, VOC, YOLO or Roboflow's layout, or `shapes`")
     val_data: str | None = option(
-        "what is validated on, where it lies elsewhere; then all of --data is trained on", default=None
+        "what is validated on, where it lies elsewhere; --data need not have two parts then",
+        default=None,
     )
     backbone_weights: str = option(
         "where the backbone starts: auto (the recipe's ImageNet weights), none, a file, or a name of timm's",
@@ -59,7 +60,8 @@ def _tell(options: Options, result: "TrainResult") -> None:
         say_json(json.loads(json.dumps(asdict(result), default=str)))
         return
     if result.best_ap is not None:
-        say(f"best AP {result.best_ap:.4f} after epoch {result.best_epoch} of {result.epochs}")
+        name = result.report.headline if result.report else "AP"
+        say(f"best {name} {result.best_ap:.4f} after epoch {result.best_epoch} of {result.epochs}")
     say(f"weights, metrics and log are in {result.folder}")
     say(f"Try: relook predict photo.jpg --weights {best}")
 

@@ -48,7 +48,7 @@ def find_voc(path: Path) -> Parts | None:
 def _every_class(folder: Path, problems: Problems) -> tuple[str, ...]:
     """The classes by the folder's own list, or of all its annotations."""
     pages = (_parse(file, problems) for file in (folder / "Annotations").glob("*.xml"))
-    return _classes(folder) or tuple({one.name for page in pages if page for one in page.objects})
+    return _classes(folder) or tuple(sorted({one.name for page in pages if page for one in page.objects}))
 
 
 def _list(folder: Path, name: str) -> Path:
@@ -87,9 +87,9 @@ def _read_years(files: Sequence[Path], years: Sequence[Path], problems: Problems
     parts = [read_voc(f.parents[2], f, problems, name=f"{f.parents[2].name} {f.stem}") for f in files]
     folders = {file.parents[2] for file in files}
     others = [_every_class(folder, problems) for folder in years if folder not in folders]
-    classes = tuple(
-        sorted({name for names in (*(part.classes for part in parts), *others) for name in names})
-    )
+    every = [*(part.classes for part in parts), *others]
+    # an order that all years agree on, as in a list of their own, stays
+    classes = every[0] if len(set(every)) == 1 else tuple(sorted({c for names in every for c in names}))
     samples: list[Sample] = []
     for part in parts:
         places = np.array([classes.index(name) for name in part.classes], np.int64)

@@ -36,8 +36,8 @@ def photometric(start: Picture, step: Photometric, random: Random) -> Picture:
         image = image * factor
     saturation = random.uniform(1 - step.saturation, 1 + step.saturation) if coin() else 1.0
     hue = random.uniform(-step.hue, step.hue) if coin() else 0.0
-    if (saturation, hue) != (1.0, 0.0):
-        image = recoloured(image, saturation=saturation, hue=hue)
+    # published: there and back even where nothing changes, which dark pixels below zero feel
+    image = recoloured(image, saturation=saturation, hue=hue)
     if contrast and not first:
         image = image * factor
     if coin():

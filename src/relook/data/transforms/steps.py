@@ -86,6 +86,9 @@ def jitter(start: Picture, brightness: float, contrast: float, saturation: float
     """Colours alone, by factors."""
     if (brightness, contrast, saturation) == (1.0, 1.0, 1.0):
         return start
-    image = F.adjust_brightness(start.image, brightness)
+    # torchvision holds floating point within 0 .. 1
+    whole = start.image.dtype == torch.uint8
+    image = F.adjust_brightness(start.image if whole else start.image / 255, brightness)
     image = F.adjust_contrast(image, contrast)
-    return replace(start, image=F.adjust_saturation(image, saturation))
+    image = F.adjust_saturation(image, saturation)
+    return replace(start, image=image if whole else image * 255)

@@ -1,5 +1,6 @@
 """Suppression with caps for each class, as SSD and RefineDet test (arXiv:1512.02325)."""
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -23,8 +24,8 @@ def per_class_nms(
 
     Of each class the `top` best that score more than `score` are suppressed, and `keep` of the survivors
     stay. Memory grows with what passes the threshold, not with boxes times classes. A batch waits a few
-    times for the device, whatever its size: how many pass, how many are looked at, which of them survive, how
-    many the fullest image has.
+    times for the device - how many pass, how many are looked at, how many the fullest image has - and once
+    for every 20,000 boxes that are compared.
 
     Args:
         boxes: [B, N, 4] pixels, within +-2 ** 22.
@@ -42,9 +43,11 @@ def per_class_nms(
     """
     if in_graph():  # whose shapes are fixed: no caps, and the best of all classes
         compared = boxes + boxes.new_tensor([0, 0, 1, 1]) if plus_one else boxes
-        pairs = class_pairs(scores)
+        pairs = class_pairs(scores.double())
         most = min(keep * scores.shape[2], pairs[0].shape[1], COMPILED)
-        return class_nms(compared, pairs, score=score, iou=iou, keep=most)
+        # in float64, so that classes lie apart without rounding
+        kept = class_nms(compared.double(), pairs, score=score, iou=iou, keep=most)
+        return replace(kept, score=kept.score.to(scores.dtype))
     images, _, classes = scores.shape
     image, label, row = (scores > score).permute(0, 2, 1).nonzero().unbind(1)  # sorted by image, class, row
     group = image * classes + label
@@ -72,10 +75,9 @@ def _grouped(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor
     sizes = cast("list[int]", torch.unique_consecutive(group, return_counts=True)[1].tolist())
     if boxes.is_cuda:
         sizes = together(sizes, TOGETHER)
-        several = zip(
-            torch.split(boxes, sizes), torch.split(scores, sizes), torch.split(group, sizes), strict=True
-        )
-        return torch.cat([grouped_nms(b, s, g, iou) for b, s, g in several])
+        b, s, g = (torch.split(x, sizes) for x in (boxes, scores, group))
+        # counted anew in each part, so that boxes are moved apart no further than needed
+        return torch.cat([grouped_nms(b[i], s[i], g[i] - g[i][0], iou) for i in range(len(sizes))])
     parts = zip(torch.split(boxes, sizes), torch.split(scores, sizes), strict=True)
     return torch.cat([kept_boxes(*part, iou) for part in parts])
 

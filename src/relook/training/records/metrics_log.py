@@ -29,7 +29,8 @@ class MetricsLog:
         self.rows = [row for row in _read(self.jsonl) if int(row["step"]) <= after]
         self.columns: list[str] = []
         self._rewrite()
-        self.page, self.drawn = folder / "live.html", -SECONDS
+        self.page, self.drawn = folder / "live.html", 0.0
+        self._draw(running=True)
         self.board = _board(folder / "tensorboard", after) if tensorboard else None
 
     def write(self, kind: Literal["train", "validation"], row: Mapping[str, float]) -> None:

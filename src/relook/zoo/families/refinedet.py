@@ -78,6 +78,10 @@ FAMILY = Family(
 
 # -- recipes -----------------------------------------------------------------------------------
 
+STARTS = (
+    "RefineDet on VGG-16 without batch normalisation starts from SSD's vgg16_reducedfc.pth, which timm does "
+    "not have: `--backbone-weights vgg16_reducedfc.pth`"
+)
 CLASSES = {"voc": 20, "coco": 80, "ssdd": 1}
 FIXED = Optimizer(lr=4e-3, weight_decay=5e-4)
 PIXELS = Pixels(mean=(123.0, 117.0, 104.0), std=(1.0, 1.0, 1.0), pad=64)
@@ -153,8 +157,8 @@ PUBLISHED = {
     "refinedetpp_512_vgg_voc": (
         Figure(VOC, "mAP", 81.86, AUTHORS),
         Figure(VOC, "mAP, several scales", 84.00, AUTHORS),
-        Figure(VOC, "mAP", 82.5, "paper"),
-        Figure(VOC, "mAP, several scales", 84.2, "paper"),
+        Figure(VOC, "mAP", 82.5, "paper of RefineDet++ (IEEE TCSVT)"),
+        Figure(VOC, "mAP, several scales", 84.2, "paper of RefineDet++ (IEEE TCSVT)"),
     ),
     "refinedetpp_512_vggbn_ssdd": (Figure(SSDD, "AP", 62.94, AUTHORS),),
     "refinedet_320_vgg_voc": (Figure(VOC, "mAP", 79.81, PORT), Figure(VOC, "mAP", 80.0, "paper")),
@@ -180,6 +184,7 @@ def _plus(size: int, backbone: str, data: Data, ablation: Ablation = "") -> Entr
         publisher=AUTHORS,
         figures=PUBLISHED.get(name, ()),
         licence="MIT",
+        note=STARTS if backbone == "vgg" else "",
         input=(size, size),
     )
 
@@ -198,6 +203,7 @@ def _original(size: int) -> Entry:
         publisher=PORT,
         figures=PUBLISHED[name],
         licence="MIT",
+        note=STARTS,
         input=(size, size),
     )
 
