@@ -486,6 +486,4 @@ def test_votes_refuse_scores_that_decay_in_each_view() -> None:
     detector = replace(entry.detector, soft_nms=True).build()
     views = parse("100%+flip,soft_vote", entry.recipe.test_size)
     with pytest.raises(ValueError, match=r"merged by soft_vote.*--set detector\.soft_nms=false"):
-        Engine(
-            detector, entry.recipe, device="cpu", views=parse("100%+flip,soft_vote", entry.recipe.test_size)
-        )
+        Engine(detector, entry.recipe, device="cpu", views=views)

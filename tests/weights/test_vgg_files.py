@@ -58,3 +58,10 @@ def test_neurons_and_places_are_thinned_out() -> None:
         reduced(torch.arange(64).reshape(8, 8), first=False)[:, :, 0, 0],
         torch.tensor([[0, 4], [32, 36]]),
     )
+
+
+def test_other_classifiers_are_left_alone() -> None:
+    """A file of another network is no VGG's, whatever its layers are called, and breaks nothing."""
+    state = {"classifier.0.weight": torch.zeros(1280, 960), "classifier.3.bias": torch.zeros(())}
+    assert VGGConfig().file_state(state) == state
+    assert backbones_of(state) == []

@@ -46,7 +46,7 @@ class VGGConfig:
         }
         for key, value in state.items():
             module, _, kind = key.rpartition(".")
-            wide = value.shape[0] == NEURONS and (
+            wide = value.shape[:1] == (NEURONS,) and (
                 value.ndim == 1 or value.numel() in (NEURONS * 25088, NEURONS**2)
             )
             if module in fully and wide:

@@ -5,14 +5,14 @@ counting references writes into them.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relook.data.sample import Sample
+from relook.data.sample import Sample, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,3 +81,14 @@ def pack(samples: Iterable[Sample]) -> ColumnarSamples:
 def _ends(rows: Sequence[Any]) -> NDArray[np.int64]:
     """Where each row starts when all lie one after the other, and where the last one ends: [S + 1]."""
     return np.cumsum([0, *map(len, rows)], dtype=np.int64)
+
+
+def with_classes(source: Source, classes: Sequence[str], category_ids: Sequence[int]) -> Source:
+    """The same images and objects, whose labels count in other classes, found by name.
+
+    Raises:
+        ValueError: a class of the source is none of them.
+    """
+    places = np.array([list(classes).index(name) for name in source.classes], np.int64)
+    kept = pack(replace(sample, labels=places[sample.labels]) for sample in source.samples)
+    return replace(source, samples=kept, classes=tuple(classes), category_ids=tuple(category_ids))

@@ -1,5 +1,6 @@
 """How a training goes, as one self-contained page that loads itself again while it goes on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -63,7 +64,8 @@ def _line(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
 def _told(train: Sequence[Row], val: Sequence[Row], *, running: bool) -> list[str]:
     told = [f"This page loads itself again every {SECONDS} seconds." if running else "Training has ended."]
     if train:
-        told.append(f"Epoch {train[-1]['epoch']}, step {train[-1]['step']}: loss {train[-1]['loss']:.4f}.")
+        last = {"epoch": "?", "loss": math.nan, **train[-1]}
+        told.append(f"Epoch {last['epoch']}, step {last['step']}: loss {last['loss']:.4f}.")
     if val:
         numbers = ", ".join(f"{name} {val[-1][name]:.4f}" for name in _numbers(val[-1:]))
         told.append(f"Last validation, at step {val[-1]['step']}: {numbers}.")

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
-
-from relook.data.columnar import pack
+from relook.data.columnar import pack, with_classes
 from relook.data.formats.coco import find_coco, find_roboflow, one_coco_file
 from relook.data.formats.problems import Part, Parts, Problems
 from relook.data.formats.voc import find_voc
@@ -133,22 +131,11 @@ def read_pair(train: Path | str, val: Path | str | None, *, masks: bool = False)
         read(val, "val", masks=masks, whole=True),
     )
     if set(both[1].classes) < set(both[0].classes):  # a small part may lack some
-        both = both[0], _renumbered(both[1], both[0])
+        both = both[0], with_classes(both[1], both[0].classes, both[0].category_ids)
     if both[0].classes != both[1].classes:
         told = " and ".join(f"{', '.join(one.classes[:5])} ({len(one.classes)})" for one in both)
         raise DataError(f"{train} and {val} have other classes: {told}; give both the same, in one order")
     return both
-
-
-def _renumbered(part: Source, like: Source) -> Source:
-    """The same images with the classes of another part, by name."""
-    places = np.array([like.classes.index(name) for name in part.classes], np.int64)
-    return dataclasses.replace(
-        part,
-        samples=pack(dataclasses.replace(sample, labels=places[sample.labels]) for sample in part.samples),
-        classes=like.classes,
-        category_ids=like.category_ids,
-    )
 
 
 # -- splits --------------------------------------------------------------------------------------------

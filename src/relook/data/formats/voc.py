@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relook.data.columnar import pack
+from relook.data.columnar import pack, with_classes
 from relook.data.decode import EXTENSIONS, BrokenImage, image_size
 from relook.data.formats.geometry import box_problems
 from relook.data.formats.problems import Parts, Problems
@@ -90,19 +90,15 @@ def _read_years(files: Sequence[Path], years: Sequence[Path], problems: Problems
     every = [*(part.classes for part in parts), *others]
     # an order that all years agree on, as in a list of their own, stays
     classes = every[0] if len(set(every)) == 1 else tuple(sorted({c for names in every for c in names}))
-    samples: list[Sample] = []
-    for part in parts:
-        places = np.array([classes.index(name) for name in part.classes], np.int64)
-        samples += [
-            replace(sample, id=len(samples) + n, labels=places[sample.labels])
-            for n, sample in enumerate(part.samples, start=1)
-        ]
-    return Source(
+    ids = tuple(range(1, len(classes) + 1))
+    samples = [sample for part in parts for sample in with_classes(part, classes, ids).samples]
+    return replace(
+        parts[0],
         name=" + ".join(part.name for part in parts),
-        samples=pack(samples),
+        samples=pack(replace(sample, id=n) for n, sample in enumerate(samples, start=1)),
         classes=classes,
-        category_ids=tuple(range(1, len(classes) + 1)),
-        file=parts[0].file if len(parts) == 1 else files[0].parents[3],
+        category_ids=ids,
+        file=files[0] if len(files) == 1 else files[0].parents[3],
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
