@@ -58,7 +58,12 @@ class RefineDetChecks(Checks):
         run.check(record_property, "assignments", 0.0)
 
 
-globals().update(classes(RefineDetChecks, list(MODELS), stepping={"refinedet_320_vgg": 2}, without=set()))
+# half a minute each: what they have beside the others is a batch of two, and 20 classes with batch statistics
+SLOW = ("batch2_refinedetpp_512_vgg", "refinedetpp_512_vggbn")
+made = classes(RefineDetChecks, list(MODELS), stepping={"refinedet_320_vgg": 2}, without=set())
+for name in SLOW:
+    pytest.mark.slow(made[f"Test_{name}"])
+globals().update(made)
 
 
 @pytest.mark.parametrize("config", list(manifests("refinedet")))
