@@ -36,6 +36,7 @@ MODELS = (
     "centernet2_original_r50_fpn_1x",
     "retinanet_dpt_t_fpn_1x",
     "mask_rcnn_r50_fpn_1x",
+    "refinedetpp_512_vgg_voc",
 )
 SIDE, IMAGES = 128, 2
 
