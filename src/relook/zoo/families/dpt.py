@@ -163,9 +163,9 @@ MASK_RCNN_NANO = MaskRCNNConfig(
 RETINANET_NANO = RetinaNetConfig(
     backbone=DPTConfig(
         depths=(1, 1, 1, 1),
-        widths=(48, 96, 128, 192),
+        widths=(32, 64, 128, 192),
         heads=(1, 2, 4, 6),
-        ratios=(4, 4, 4, 4),
+        ratios=(4, 4, 2, 2),
         maps=(2, 3, 4),
         drop_path=0.0,
     ),
