@@ -1,6 +1,7 @@
 """Masks through the whole house: from COCO's files to training, numbers, results and pictures."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,28 @@ def test_data_without_masks_are_refused(data: Path) -> None:
     batch = next(iter(train_loader(plain, recipe, batch=2, workers=0, seed=0, stride=32)))
     with pytest.raises(ValueError, match=r"learns masks.*segmentation"):
         detector.loss(detector(batch.images), batch.targets)
+
+
+@pytest.mark.parametrize("left", [None, []])
+def test_boxes_alone_are_no_masks_to_learn(data: Path, tmp_path: Path, left: list[float] | None) -> None:
+    """No segmentation is written, or an empty one for each object: refused, not learnt as filled boxes."""
+    file = shutil.copytree(data, tmp_path / "data") / "annotations" / "instances_train2017.json"
+    whole = json.loads(file.read_text())
+    for one in whole["annotations"]:
+        del one["segmentation"]
+        one.update({} if left is None else {"segmentation": left})
+    file.write_text(json.dumps(whole))
+    source = read(file, "train", masks=True, whole=True)
+    with pytest.raises(DataError, match="has no masks, which this model learns"):
+        train_loader(
+            source,
+            relook.entry("mask_rcnn_nano").recipe,
+            batch=2,
+            workers=0,
+            seed=0,
+            stride=32,
+            masks=True,
+        )
 
 
 def test_both_tools_give_the_same_numbers_of_masks() -> None:

@@ -165,7 +165,7 @@ def train_loader(  # noqa: PLR0913 - what, how, and this process among all: all 
         DataError: when the recipe leaves no image to train on, or the data have no masks.
     """
     kept = trainable(source, recipe.selection)
-    if masks and not any(source.samples[i].segmentation for i in kept):
+    if masks and not any(part for i in kept for part in source.samples[i].segmentation):
         raise DataError(
             f"{source.file or source.name} has no masks, which this model learns; annotate them in COCO's "
             "format (segmentation: polygons or run lengths), or train a model that finds boxes"

@@ -63,6 +63,24 @@ def test_two_paths_are_used_whole(tmp_path: Path) -> None:
         read_pair(train, val)
 
 
+def test_a_validation_part_may_order_classes_otherwise(tmp_path: Path) -> None:
+    """The same names: labels follow them."""
+    folder = write_shapes(tmp_path / "data", train=6, val=6)
+    train, val = (next((folder / "annotations").glob(f"*{name}*.json")) for name in ("train", "val"))
+    plain = read_pair(train, val)[1]
+    whole = json.loads(val.read_text())
+    other = {c["id"]: 100 - c["id"] for c in whole["categories"]}  # the order of ids is that of the classes
+    for row in whole["categories"]:
+        row["id"] = other[row["id"]]
+    for row in whole["annotations"]:
+        row["category_id"] = other[row["category_id"]]
+    val.write_text(json.dumps(whole))
+    turned = read_pair(train, val)[1]
+    assert turned.classes == plain.classes
+    for a, b in zip(turned.samples, plain.samples, strict=True):
+        assert a.labels.tolist() == b.labels.tolist()
+
+
 def test_a_validation_part_may_lack_classes(tmp_path: Path) -> None:
     """Its labels are those of the training part, by name."""
     folder = write_shapes(tmp_path / "data", train=6, val=6)

@@ -157,3 +157,30 @@ def test_one_year_prefers_trainval_and_test(tmp_path: Path) -> None:
     _list.write_text("VOC2007_b\n")
     assert read(year, "train").name == "VOC2007 trainval"
     assert read(year, "val").name == "VOC2007 test"
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufefftwo\n", "two.jpg\n", "two.JPG\r\n", "two 1\n", "two\nwith blanks\n"], ids=repr
+)
+def test_a_test_list_is_used_however_it_is_written(tmp_path: Path, text: str) -> None:
+    """A byte order mark, endings, a second column, names with blanks: none of its images is trained on."""
+    for stem in ("one", "two", "with blanks"):
+        _add(tmp_path, stem, _object("dog", (1, 1, 20, 20)))
+    _lists(tmp_path, trainval=["one"])
+    (tmp_path / "ImageSets" / "Main" / "test.txt").write_text(text, encoding="utf-8")
+    assert [s.path.stem for s in read(tmp_path, "train").samples] == ["one"]
+    wanted = ["two", "with blanks"] if "blanks" in text else ["two"]
+    assert [s.path.stem for s in read(tmp_path, "val").samples] == wanted
+
+
+def test_a_list_with_a_missing_name_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    """Not passed over, so that its other images would be trained on."""
+    for stem in ("one", "two"):
+        _add(tmp_path, stem, _object("dog", (1, 1, 20, 20)))
+    for names in (["gone", "two"], ["two", "gone"]):
+        folder = tmp_path / "ImageSets" / "Main"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trainval.txt").write_text("one\n")
+        (folder / "test.txt").write_text("\n".join(names) + "\n")
+        with pytest.raises(DataError, match="gone: has no file in Annotations"):
+            read(tmp_path, "val")

@@ -130,11 +130,11 @@ def read_pair(train: Path | str, val: Path | str | None, *, masks: bool = False)
         read(train, "train", masks=masks, whole=True),
         read(val, "val", masks=masks, whole=True),
     )
-    if set(both[1].classes) < set(both[0].classes):  # a small part may lack some
+    if set(both[1].classes) <= set(both[0].classes):  # a small part may lack some, or name them otherwise
         both = both[0], with_classes(both[1], both[0].classes, both[0].category_ids)
     if both[0].classes != both[1].classes:
         told = " and ".join(f"{', '.join(one.classes[:5])} ({len(one.classes)})" for one in both)
-        raise DataError(f"{train} and {val} have other classes: {told}; give both the same, in one order")
+        raise DataError(f"{train} and {val} have other classes: {told}; give both the same")
     return both
 
 

@@ -56,11 +56,11 @@ def _list(folder: Path, name: str) -> Path:
 
 
 def _annotated(file: Path) -> bool:
-    """Whether there is such a list, and an annotation of its first image: VOC2012's test has none."""
+    """Whether there is such a list, and an annotation of any of its images: VOC2012's test has none."""
     if not file.is_file():
         return False
     stems = _stems(file)
-    return not stems or (file.parents[2] / "Annotations" / f"{stems[0]}.xml").is_file()
+    return not stems or any((file.parents[2] / "Annotations" / f"{one}.xml").is_file() for one in stems)
 
 
 def _devkit(path: Path, folders: Sequence[Path]) -> Parts:
@@ -221,12 +221,21 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _lines(file: Path) -> tuple[str, ...]:
-    return tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+    return tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
 
 
 def _stems(file: Path) -> Sequence[str]:
-    """The names in a list of images; a second column, as in the lists per class, is not read."""
-    return [line.split()[0] for line in _lines(file)]
+    """The names in a list of images, without their endings; names may have blanks.
+
+    A second column, as in the lists of each class, is not read.
+    """
+    places = file.parents[2] / "Annotations"
+
+    def stem(line: str) -> str:
+        bare = str(Path(line).with_suffix("")) if Path(line).suffix.lower() in EXTENSIONS else line
+        return bare if " " not in bare or (places / f"{bare}.xml").is_file() else line.split(maxsplit=1)[0]
+
+    return [stem(line) for line in _lines(file)]
 
 
 def _sample(page: _Page, key: int, first: float, labels: dict[str, int], problems: Problems) -> Sample:
