@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torchvision.transforms.v2 import functional as F
 
+import relook
 from relook.data.decode import read_image
 from relook.data.loading import train_loader
 from relook.data.sample import Sample, Source
@@ -172,6 +173,9 @@ def measure(rounds: int) -> dict[str, float]:
             "all, OpenCV and NumPy": whole_opencv(source, batch=2),
             "all, multi-scale 480 to 960": whole(source, scales, batch=2),
             "all, with colour jitter": whole(source, jittered, batch=2),
+            "all, SSD's augmentation at 512x512": whole(
+                source, relook.entry("refinedetpp_512_vggbn_ssdd").recipe, batch=2
+            ),
         }
         figures |= {k: v / 8 for k, v in alternate(epochs, rounds=rounds, each=1).items()}
     made = shapes(8, seed=0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relook.ops.patches import patch_boxes, patch_points, read_points
-from relook.renaming import Rules, renamed
+from relook.renaming import Rules, in_our_names
 
 STRIDES = (4, 8, 16, 32)
 GRID = (56, 28, 14, 7)  # sides of the grids of ImageNet images, for which position embeddings are stored
@@ -57,8 +57,7 @@ class DPTConfig:
 
     def file_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of the authors' ImageNet files by our parameters' names."""
-        names = renamed(state, RULES)
-        return {names[key]: value for key, value in state.items()}
+        return in_our_names(state, RULES)
 
     def starts_anew(self, name: str) -> bool:  # noqa: ARG002 (every backbone is asked)
         """Every parameter has ImageNet weights."""
@@ -281,13 +280,9 @@ class DPTClassifier(nn.Module):
         Raises:
             RuntimeError: a tensor is missing, unexpected or of another shape.
         """
-        names = renamed(state, RULES)
-        kept = {
-            names[key]: value
-            for key, value in state.items()
-            if not key.endswith(("value_spatial_shapes", "box_coder.anchor"))
-        }
-        self.load_state_dict(kept)
+        sizes = ("value_spatial_shapes", "box_coder.anchor")
+        kept = {key: value for key, value in state.items() if not key.endswith(sizes)}
+        self.load_state_dict(in_our_names(kept, RULES))
 
 
 def init_weights(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import timm
 from torch import Tensor, nn
 
-from relook.renaming import Rules, renamed
+from relook.renaming import Rules, in_our_names
 
 MOBILENET_RULES: Rules = (  # tonylins/pytorch-mobilenet-v2 -> timm
     (r"features\.0\.0\.(.*)", r"body.conv_stem.\1"),
@@ -46,8 +46,7 @@ class TimmMapsConfig:
 
     def file_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of timm's files, or of tonylins' MobileNetV2, by our parameters' names."""
-        names = renamed(state, (*MOBILENET_RULES, (r"(.*)", r"body.\1")))
-        return {names[key]: value for key, value in state.items()}
+        return in_our_names(state, (*MOBILENET_RULES, (r"(.*)", r"body.\1")))
 
     def starts_anew(self, name: str) -> bool:  # noqa: ARG002 (every backbone is asked)
         """Every parameter has ImageNet weights."""

@@ -57,7 +57,7 @@ class VGGConfig:
 
     def starts_anew(self, name: str) -> bool:
         """Behind layers that were fully connected no ImageNet file has a normalisation."""
-        return self.norm and name.startswith((*(f"layers.{i}." for i in (45, 48)),))
+        return self.norm and name.startswith(("layers.45.", "layers.48."))
 
 
 class VGG(nn.Module):
@@ -71,7 +71,7 @@ class VGG(nn.Module):
         self.layers = nn.Sequential(*layers(config))
         # the last ReLU before each pool, and the very last
         pools = [i for i, layer in enumerate(self.layers) if isinstance(layer, nn.MaxPool2d)]
-        ends = {**dict(enumerate(pools, start=1)), 6: len(self.layers)}
+        ends = dict(enumerate(pools, start=1)) | {6: len(self.layers)}
         self.ends = tuple(ends[group] for group in config.maps)
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
@@ -97,7 +97,7 @@ def layers(config: VGGConfig) -> list[nn.Module]:
     def add(conv: nn.Conv2d) -> None:
         made.append(conv)
         made.extend([nn.BatchNorm2d(conv.out_channels)] if config.norm else [])
-        made.append(nn.ReLU(inplace=False))
+        made.append(nn.ReLU())
 
     for group, widths in enumerate(WIDTHS, start=1):
         for width in widths:

@@ -1,4 +1,4 @@
-"""RefineDet (arXiv:1711.06897) and RefineDet++ (Zhang et al., IEEE TCSVT 2020): anchors are refined first.
+"""RefineDet (arXiv:1711.06897) and RefineDet++ (Zhang et al., IEEE TCSVT): anchors are refined first.
 
 The first look (anchor refinement module, ARM) says of every anchor whether it holds any object, and moves it.
 The second look (object detection module, ODM) names the class and moves the refined anchor again. In
@@ -273,7 +273,7 @@ class RefineDet(Detector[RefineDetOutputs]):
         rows = found.origin
         first = Look(
             title="first look",
-            caption="The anchor behind each object, after it was moved once.",
+            caption="The anchor behind each object, where the first look moved it.",
             boxes=L.gather_rows(self.refined(outputs), rows),
             on_answer=True,
         )
@@ -284,7 +284,7 @@ class RefineDet(Detector[RefineDetOutputs]):
         stride, centers = (x[rows // ANCHORS] for x in (outputs.grid.stride, outputs.grid.points))
         second = Look(
             title="second look",
-            caption="The features were read again at nine points of that anchor.",
+            caption="The features were read again at nine points of the anchor that the first look moved.",
             points=points * stride[..., None, None] + centers[:, :, None],
         )
         return first, second

@@ -112,8 +112,7 @@ def coco_ap(
     told = [{key: value for key, value in row.items() if key != left_out} for row in detections]
     tables = run(truth, told, kind)
     precision = tables["precision"]  # [T, R, C, area, maxDets]
-    # the tools sort the categories by id; rows of `source.classes` need not be sorted so
-    rows = np.argsort(np.argsort(np.asarray(source.category_ids, dtype=np.int64)))
+    rows = class_rows(source)
     return Report(
         metric="coco",
         headline="AP",
@@ -129,6 +128,11 @@ def coco_ap(
         detections=len(detections),
         backend=backend,
     )
+
+
+def class_rows(source: Source) -> NDArray[np.int64]:
+    """Where each class of `source` stands in tables, whose tools sort the categories by id."""
+    return np.argsort(np.argsort(np.asarray(source.category_ids, dtype=np.int64)))
 
 
 def ground_truth(source: Source, *, masks: bool = False) -> dict[str, Any]:
@@ -195,12 +199,17 @@ def _check(source: Source, truth: dict[str, Any], detections: Sequence[dict[str,
             )
 
 
-def _hotcoco(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> Tables:
+def matched(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> Any:
+    """hotcoco's evaluation, done: tables in `eval`, matches of each image in `eval_imgs`."""
     truth_index = hotcoco.COCO(truth)
     run = hotcoco.COCOeval(truth_index, truth_index.load_res(detections), kind)
     run.evaluate()
     run.accumulate()
-    return cast("Tables", run.eval)
+    return run
+
+
+def _hotcoco(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> Tables:
+    return cast("Tables", matched(truth, detections, kind).eval)
 
 
 def _pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> Tables:

@@ -1,14 +1,13 @@
 """Precision over recall of each class and overlap, and what was wrong or missed, by COCO's matching."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
-import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
 from relook.data.sample import Source
-from relook.metrics.coco import ground_truth
+from relook.metrics.coco import class_rows, ground_truth, matched
 from relook.metrics.metric import Rows
 
 OVERLAPS: Final = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -39,14 +38,10 @@ class Curves:
 def curves(source: Source, rows: Rows) -> Curves:
     """Curves and mistakes of boxes."""
     truth = ground_truth(source)
-    found = [{"id": n, **row} for n, row in enumerate(rows.to_coco(source.category_ids), start=1)]
-    for row in found:
-        row.pop("segmentation", None)
-    index = hotcoco.COCO(truth)
-    run: Any = hotcoco.COCOeval(index, index.load_res(found), "bbox")
-    run.evaluate()
-    run.accumulate()
-    order = np.argsort(np.argsort(np.asarray(source.category_ids, dtype=np.int64)))
+    boxes = replace(rows, masks=())
+    found = [{"id": n, **row} for n, row in enumerate(boxes.to_coco(source.category_ids), start=1)]
+    run = matched(truth, found, "bbox")
+    order = class_rows(source)
     tables = {name: np.asarray(run.eval[name])[:, :, order, 0, 2] for name in ("precision", "scores")}
     labels = {category: label for label, category in enumerate(source.category_ids)}
     return Curves(
