@@ -31,7 +31,7 @@ from torchvision.transforms.v2 import functional as F
 
 import relook
 from relook.data.decode import read_image
-from relook.data.loading import train_loader
+from relook.data.loading.loader import train_loader
 from relook.data.sample import Sample, Source
 from relook.data.shapes import shapes
 from relook.data.transforms.network_input import normalise_into

@@ -12,7 +12,7 @@ from PIL import Image
 import relook
 from relook.cli import main
 from relook.data.formats.detect import read
-from relook.data.loading import train_loader
+from relook.data.loading.loader import train_loader
 from relook.data.sample import DataError
 from relook.data.shapes import shapes, write_shapes
 from relook.metrics.coco import CocoMasks, coco_ap, ground_truth

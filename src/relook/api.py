@@ -78,7 +78,7 @@ def create_model(name: str, *, num_classes: int | None = None, **settings: Any) 
     return replace(config, **settings).build()
 
 
-def load(
+def load(  # noqa: PLR0913 - all by keyword but one
     model: Path | str,
     *,
     weights: Path | str | None = None,
@@ -87,6 +87,7 @@ def load(
     batch: int = 1,
     precision: Precision = "32",
     views: str | Views | None = None,
+    size: int | None = None,
 ) -> Predictor:
     """A trained detector, ready for images.
 
@@ -103,12 +104,13 @@ def load(
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         views: look at each image several times, at sizes of their own: "flip", "scales", "600,800+flip";
             see `relook.views.parse`.
+        size: how large the network sees images: the length of the shorter side, or of a stretched image.
 
     Raises:
         CheckpointError: a ValueError; when the file cannot be used.
         ValueError: when `views` is no such text.
     """
-    loaded = _opened(model, weights, settings)
+    loaded = _opened(model, weights, settings, size)
     recipe = loaded.model.entry.recipe
     return Predictor(
         loaded.detector,
@@ -121,10 +123,12 @@ def load(
     )
 
 
-def _opened(model: Path | str, weights: Path | str | None, settings: Mapping[str, str] | None) -> Loaded:
+def _opened(
+    model: Path | str, weights: Path | str | None, settings: Mapping[str, str] | None, size: int | None
+) -> Loaded:
     """A model with its weights, from a file alone or from a name and a file."""
     if weights is not None:
-        return open_weights(weights, str(model), settings)
+        return open_weights(weights, str(model), settings, size=size)
     if str(model) in catalog.ENTRIES or ":" in Path(model).name:
         address = catalog.ENTRIES[str(model)].weights if str(model) in catalog.ENTRIES else ""
         published = f" (its published file is at {address})" if address else ""
@@ -132,14 +136,15 @@ def _opened(model: Path | str, weights: Path | str | None, settings: Mapping[str
             f"{model} is a model, not weights, and relook ships none{published}; give a file: "
             f"relook.load({str(model)!r}, weights='published.pth')"
         )
-    return open_weights(model, settings=settings)
+    return open_weights(model, settings=settings, size=size)
 
 
 def evaluate(  # noqa: PLR0913 - all by keyword but one
     model: Path | str,
     *,
     data: Path | str,
-    split: Literal["train", "val"] = "val",
+    split: Literal["train", "val", "test"] = "val",
+    classes_by: Literal["name", "order"] = "name",
     weights: Path | str | None = None,
     settings: Mapping[str, str] | None = None,
     device: str | torch.device = "auto",
@@ -147,6 +152,7 @@ def evaluate(  # noqa: PLR0913 - all by keyword but one
     workers: int = 2,
     precision: Precision = "32",
     views: str | Views | None = None,
+    size: int | None = None,
     progress: bool = True,
 ) -> Any:
     """Measures trained weights on a data set.
@@ -157,7 +163,9 @@ def evaluate(  # noqa: PLR0913 - all by keyword but one
     Args:
         model: as `load` takes it, and the next five as well.
         data: a folder or file in COCO, Pascal VOC, YOLO or Roboflow's layout, or "shapes".
-        split: which part of the data.
+        split: which part of the data; a single COCO file is taken whole.
+        classes_by: how classes of weights and data are brought together: by their names, or by their order,
+            for which both must have as many.
         weights: a weights file, when `model` is a name.
         settings: dotted changes that keep the shapes of the weights.
         device: "auto" takes a GPU where there is one.
@@ -165,6 +173,7 @@ def evaluate(  # noqa: PLR0913 - all by keyword but one
         workers: processes that read images.
         precision: arithmetic of the network; "bf16" and "fp16" are for GPUs.
         views: look at each image several times; see `relook.views.parse`.
+        size: as `load` takes it.
         progress: show a bar, in a terminal only.
 
     Returns:
@@ -172,13 +181,14 @@ def evaluate(  # noqa: PLR0913 - all by keyword but one
 
     Raises:
         CheckpointError: a ValueError; when the file cannot be used.
-        ValueError: for data that cannot be used or that have another number of classes.
+        ValueError: for data that cannot be used, or whose classes the weights do not know.
     """
-    from relook.data.formats.detect import read  # noqa: PLC0415 (with the next, so that this alone pays)
+    from relook.data.formats.detect import read_measured  # noqa: PLC0415 (so that this alone pays)
     from relook.evaluation import evaluate as run  # noqa: PLC0415
 
-    loaded = _opened(model, weights, settings)
-    source = read(data, split, masks=loaded.detector.has_masks)
+    loaded = _opened(model, weights, settings, size)
+    masks = loaded.detector.has_masks
+    source = read_measured(data, split, loaded.model.classes, classes_by, masks=masks)
     recipe = loaded.model.entry.recipe
     return run(
         loaded.detector,
@@ -219,7 +229,7 @@ class TrainOptions(TypedDict, total=False):
     progress: bool
 
 
-def train(
+def train(  # noqa: PLR0913 - all by keyword
     *,
     model: str,
     data: Path | str,
@@ -227,6 +237,8 @@ def train(
     settings: Mapping[str, str] | None = None,
     backbone_weights: str = "auto",
     start: Path | str | None = None,
+    size: int | None = None,
+    allow_empty: bool = False,
     **options: Unpack[TrainOptions],
 ) -> Any:
     """Trains a model on your data and leaves weights, metrics and a log in a folder.
@@ -243,6 +255,9 @@ def train(
             classes is taken from the data.
         backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or timm's name.
         start: start from these weights of the same model instead, for other classes too.
+        size: how large the network sees images: the length of the shorter side in tests, or of a stretched
+            image; the recipe's other lengths grow or shrink with it.
+        allow_empty: train though training or validation has no object.
         options: how it is carried out: out, epochs, batch, lr, devices, precision, resume ...; see
             `relook.train_settings.TrainSettings`.
 
@@ -266,7 +281,13 @@ def train(
         if given.get(key) is not None:
             given[key] = Path(given[key])
     return run_training(
-        by_name(model, settings), data, TrainSettings(**given), backbone_weights, start, val_data=val_data
+        by_name(model, settings).sized(size),
+        data,
+        TrainSettings(**given),
+        backbone_weights,
+        start,
+        val_data=val_data,
+        allow_empty=allow_empty,
     )
 
 
@@ -278,6 +299,7 @@ def run_training(
     start: Path | str | None = None,
     *,
     val_data: Path | str | None = None,
+    allow_empty: bool = False,
 ) -> Any:
     """What `train` does once its arguments are understood; `settings` is a `TrainSettings`."""
     from relook.data.formats.detect import read_pair  # noqa: PLC0415 (so that `train` alone pays)
@@ -289,7 +311,7 @@ def run_training(
 
     with torch.device("meta"):  # segmentations fill much memory: only those read them who learn from them
         masks = model.entry.detector.build().has_masks
-    source, val = read_pair(data, val_data, masks=masks)
+    source, val = read_pair(data, val_data, masks=masks, allow_empty=allow_empty)
     asked = model.settings.get("detector.num_classes")
     if asked is not None and int(asked) != len(source.classes):
         raise ValueError(
@@ -307,7 +329,7 @@ def run_training(
 def begin(detector: Detector[Any], model: Model, backbone_weights: str, start: Path | str | None) -> str:
     """Loads what training starts from; says what it was."""
     if start is not None:
-        return load_start(detector, model.entry.detector, start)
+        return load_start(detector, model.entry.detector, start, model.classes)
     wanted = model.entry.recipe.backbone_weights if backbone_weights == "auto" else backbone_weights
     if wanted is None or wanted == "none":
         kept = [p for p in detector.parameters() if not p.requires_grad and p.ndim > 1]

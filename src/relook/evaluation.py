@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from relook.data.loading import eval_loader
+from relook.data.loading.loader import eval_loader
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.files import whole_file
@@ -41,6 +41,9 @@ class Evaluation:
     seconds: float  # for all images, loading included
     broken: tuple[str, ...]  # images that could not be read, and why; they count as images without detections
     views: int = 1  # how often each image was looked at
+    classes: tuple[str, ...] = ()  # the detector's, in the order of `category_ids`
+    classes_by: str = ""  # how those of the data were brought together with them: "name" or "order"
+    notes: tuple[str, ...] = ()  # what reading the data left out or chose
 
     @property
     def detections(self) -> list[dict[str, Any]]:
@@ -50,7 +53,14 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """The numbers as plain values; without the detections, which have a file of their own."""
         speed = self.report.images / max(self.seconds, 1e-9)
-        rest = {"views": self.views, "images_per_second": round(speed, 3), "broken": list(self.broken)}
+        rest = {
+            "views": self.views,
+            "images_per_second": round(speed, 3),
+            "broken": list(self.broken),
+            "classes_by": self.classes_by,
+            "category_ids": dict(zip(self.classes, self.category_ids, strict=False)),
+            "notes": list(self.notes),
+        }
         return {**self.report.to_json(), **rest}
 
     def save(self, folder: Path | str) -> tuple[Path, Path]:
@@ -127,6 +137,9 @@ def evaluate(  # noqa: PLR0913 - what, on what and how: all by keyword but three
         seconds=seconds,
         broken=broken,
         views=len(engine.views),
+        classes=source.classes,
+        classes_by=source.classes_by,
+        notes=source.notes,
     )
 
 

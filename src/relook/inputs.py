@@ -3,24 +3,30 @@
 import glob
 import io
 import itertools
-import os
+import logging
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from relook.data.decode import EXTENSIONS, BrokenImage, read_image
+from relook.data.decode import BrokenImage, read_image
+from relook.data.disk.listing import (
+    PassedOver,
+    entries,
+    image_endings,
+    images_below,
+    is_image_name,
+    is_unwanted,
+)
+
+log = logging.getLogger(__name__)
 
 Picture = Path | str | bytes | NDArray[Any] | Image.Image
 """One image: a path, the bytes of a file, uint8 RGB [H, W, 3] or grey [H, W], or an image of Pillow's."""
-
-SORTED: Final = (
-    20_000  # names of a folder are sorted up to this many; beyond, they come as the disk lists them
-)
 
 
 def pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
@@ -79,42 +85,47 @@ def _not_empty(paths: Iterator[Path], message: str) -> Iterator[Path]:
 
 
 def _endings() -> str:
-    return ", ".join(sorted(EXTENSIONS))
+    return ", ".join(sorted(image_endings()))
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All images of a folder, then those of the folders in it."""
-    folders: list[Path] = []
-    for entry in _entries(folder):
-        if entry.is_dir():
-            if not entry.name.startswith("."):
-                folders.append(Path(entry.path))
-        elif Path(entry.name).suffix.lower() in EXTENSIONS and not entry.name.startswith("."):
-            yield Path(entry.path)
-    for inner in folders:
-        yield from _below(inner)
+    """All images of a folder, then those of the folders in it; what was passed over is told at the end."""
+    passed = PassedOver()
+    yield from images_below(folder, passed)
+    _tell(passed, folder)
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Sorted by name, unless there are too many to hold."""
-    with os.scandir(folder) as listing:
-        head = list(itertools.islice(listing, SORTED + 1))
-        if len(head) <= SORTED:
-            head.sort(key=lambda entry: entry.name)
-        yield from head
-        head.clear()
-        yield from listing
+def _tell(passed: PassedOver, place: Path) -> None:
+    told = passed.sentence(place)
+    if told:
+        log.warning("%s", told)
 
 
 def _matching(pattern: Path) -> Iterator[Path]:
-    """Files that fit a pattern; where its last part alone has wild cards, without holding all their names."""
+    """Files that fit a pattern; where its last part alone has wild cards, without holding all their names.
+
+    A pattern that ends in an ending of its own takes all that fit, others take images.
+    """
+    passed = PassedOver()
+    any_kind = bool(pattern.suffix) and not _is_pattern(pattern.suffix)
     if _is_pattern(pattern.parent) or pattern.name == "**":
         fitting = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
-        yield from (path for path in map(Path, fitting) if path.is_file())
-    elif pattern.parent.is_dir():
+        files = (path for path in map(Path, fitting) if path.is_file())
+    else:
+        files = _in_one_folder(pattern)
+    for path in files:
+        if any_kind or is_image_name(path.name):
+            yield path
+        else:
+            passed.note(path.suffix.lower() or "without an ending", path.name)
+    _tell(passed, pattern)
+
+
+def _in_one_folder(pattern: Path) -> Iterator[Path]:
+    if pattern.parent.is_dir():
         hidden = pattern.name.startswith(".")
-        for entry in _entries(pattern.parent):
-            fits = fnmatchcase(entry.name, pattern.name) and (hidden or not entry.name.startswith("."))
+        for entry in entries(pattern.parent):
+            fits = fnmatchcase(entry.name, pattern.name) and (hidden or not is_unwanted(entry.name))
             if fits and entry.is_file():
                 yield Path(entry.path)
 

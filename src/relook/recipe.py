@@ -6,7 +6,7 @@ A field that can be one of several records tells them apart by `kind`, which is 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 
@@ -98,6 +98,22 @@ class Stretch:
 
 
 Size = KeepRatio | Stretch
+
+
+def scaled(rule: Size, factor: float) -> Size:
+    """The same rule for images larger by a factor: all its sides are multiplied."""
+
+    def times(side: int) -> int:
+        return max(1, round(side * factor))
+
+    if isinstance(rule, Stretch):
+        return replace(rule, height=times(rule.height), width=times(rule.width))
+    return replace(rule, short=tuple(map(times, rule.short)), long=times(rule.long))
+
+
+def side_of(rule: Size) -> int:
+    """The length that names a size: of the shorter side, the largest of several, or of a stretched image."""
+    return max(rule.short) if isinstance(rule, KeepRatio) else max(rule.height, rule.width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,3 +239,24 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _need(self.batch >= 1, f"batch={self.batch}: it must be at least 1 image")
+
+
+def sizes_at(recipe: Recipe, side: int) -> dict[str, str]:
+    """Changes that let a recipe see images `side` pixels large: {"recipe.test_size": "keep_ratio(...)", ...}.
+
+    `side` is the length of the shorter side in tests, of a stretched image its longer one; all other lengths
+    of both sizes grows or shrinks by the same factor.
+
+    Raises:
+        ValueError: when `side` is below 1.
+    """
+    _need(side >= 1, f"size={side}: it must be at least 1 pixel")
+    factor = side / side_of(recipe.test_size)
+    sizes = {"train_size": recipe.train_size, "test_size": recipe.test_size}
+    return {f"recipe.{name}": _written(scaled(rule, factor)) for name, rule in sizes.items()}
+
+
+def _written(rule: Size) -> str:
+    """A size as a setting is written."""
+    values = ", ".join(f"{f.name}={getattr(rule, f.name)!r}" for f in fields(rule) if f.name != "kind")
+    return f"{rule.kind}({values})"

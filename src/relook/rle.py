@@ -65,3 +65,17 @@ def runs(mask: NDArray[np.bool_]) -> Runs:
 def area(segmentation: Runs) -> int:
     """Pixels of an object."""
     return int(_tool.area({**segmentation, "counts": segmentation["counts"].encode()}))
+
+
+def box_of(segmentation: object, height: int, width: int) -> tuple[float, float, float, float] | None:
+    """x, y, width, height around what a segmentation draws; None where it draws nothing.
+
+    Raises:
+        ValueError: as `bitmap`.
+    """
+    drawn = bitmap(segmentation, height, width) if height and width else None
+    if drawn is None or not drawn.any():
+        return None
+    rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)

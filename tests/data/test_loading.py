@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from relook.data.decode import BrokenImage
-from relook.data.loading import Batch, Loader, eval_loader, train_loader, trainable, trained_boxes
+from relook.data.learnt import trained_boxes
+from relook.data.loading.batches import Batch
+from relook.data.loading.loader import Loader, eval_loader, train_loader, trainable
 from relook.data.sample import DataError, Sample, Source
 from relook.data.shapes import shapes
 from relook.recipe import Flip, Jitter, KeepRatio, Pixels, Recipe, Resize, Selection

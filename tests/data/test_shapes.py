@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from relook.data.formats.coco import read_coco
+from relook.data.formats.coco.read import read_coco
 from relook.data.formats.detect import read
 from relook.data.formats.problems import Problems
 from relook.data.sample import DataError, Sample

@@ -16,6 +16,7 @@ VERBS: Final = {
     "predict": "find objects in pictures, folders of them, or patterns",
     "convert": "turn a published checkpoint into a safe file that describes itself",
     "doctor": "say what is in a checkpoint, or what is wrong with a data set",
+    "dataset": "write a data set in another format: COCO, Pascal VOC or YOLO",
 }
 
 OVERVIEW: Final = """relook finds objects by looking twice: a first look says where, a second look decides.

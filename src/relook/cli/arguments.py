@@ -1,6 +1,7 @@
 """What a verb takes: a frozen dataclass of options, read from the command line and from YAML files."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -52,6 +53,22 @@ def settings_option() -> Any:
         default=(),
         many=True,
     )
+
+
+SIZE: Final = (
+    "how large the network sees pictures: the shorter side in pixels, of models that stretch pictures both; "
+    "other lengths of the recipe go with it"
+)
+MAX_PIXELS: Final = "pixels of the largest picture that is read (default: 178956970); larger ones are skipped"
+
+
+def limit_pixels(most: int | None) -> None:
+    """Sets the limit on the size of pictures for this process and those that it starts."""
+    if most is None:
+        return
+    if most < 1:
+        raise Wrong(f"--max-pixels {most}: write how many pixels a picture may have, such as 400000000")
+    os.environ["RELOOK_MAX_PIXELS"] = str(most)
 
 
 def changes(texts: Sequence[str]) -> dict[str, str]:

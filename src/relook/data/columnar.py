@@ -4,6 +4,7 @@ As Python objects they would fill hundreds, and each loading process would come 
 counting references writes into them.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ class ColumnarSamples(Sequence[Sample]):
         rows = slice(int(self.ends[n]), int(self.ends[n + 1]))
         return Sample(
             id=int(self.ids[n]),
-            path=Path(self.paths[int(self.path_ends[n]) : int(self.path_ends[n + 1])].decode()),
+            path=Path(os.fsdecode(self.paths[int(self.path_ends[n]) : int(self.path_ends[n + 1])])),
             height=int(self.sizes[n, 0]),
             width=int(self.sizes[n, 1]),
             boxes=self.boxes[rows],
@@ -58,14 +59,17 @@ class ColumnarSamples(Sequence[Sample]):
         )
 
 
-def pack(samples: Iterable[Sample]) -> ColumnarSamples:
-    """Packs samples of image files; generated ones, which have `pixels`, have no place here."""
+def pack(samples: Iterable[Sample], *, numbered: bool = False) -> ColumnarSamples:
+    """Packs samples of image files; generated ones, which have `pixels`, have no place here.
+
+    With `numbered` their ids become 1, 2, 3 ...
+    """
     kept = list(samples)
-    paths = [str(sample.path).encode() for sample in kept]
+    paths = [os.fsencode(sample.path) for sample in kept]  # names on disk need not be text
     flags = [np.stack([sample.crowd, sample.ignore], 1) for sample in kept]
     carried = any(sample.segmentation for sample in kept)
     return ColumnarSamples(
-        ids=np.array([sample.id for sample in kept], np.int64),
+        ids=np.array([n if numbered else sample.id for n, sample in enumerate(kept, 1)], np.int64),
         sizes=np.array([(sample.height, sample.width) for sample in kept], np.int64).reshape(-1, 2),
         paths=b"".join(paths),
         path_ends=_ends(paths),
@@ -87,8 +91,19 @@ def with_classes(source: Source, classes: Sequence[str], category_ids: Sequence[
     """The same images and objects, whose labels count in other classes, found by name.
 
     Raises:
-        ValueError: a class of the source is none of them.
+        KeyError: a class of the source is none of them.
     """
-    places = np.array([list(classes).index(name) for name in source.classes], np.int64)
-    kept = pack(replace(sample, labels=places[sample.labels]) for sample in source.samples)
+    table = {name: label for label, name in enumerate(classes)}
+    return with_labels(source, [table[name] for name in source.classes], classes, category_ids)
+
+
+def with_labels(
+    source: Source, labels: Sequence[int], classes: Sequence[str], category_ids: Sequence[int]
+) -> Source:
+    """The same images and objects, whose label n becomes `labels[n]`."""
+    places = np.array(labels, np.int64)
+    if isinstance(source.samples, ColumnarSamples):
+        kept: Sequence[Sample] = replace(source.samples, labels=places[source.samples.labels])
+    else:  # generated
+        kept = tuple(replace(sample, labels=places[sample.labels]) for sample in source.samples)
     return replace(source, samples=kept, classes=tuple(classes), category_ids=tuple(category_ids))

@@ -5,18 +5,35 @@ Pillow decodes. torchvision's JPEG decoder gives the same pixels a third faster 
 """
 
 import io
+import os
+import threading
 from pathlib import Path
+from typing import IO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-"""Endings, in lower case, by which image files are found in folders."""
+from relook.data.disk.regular import LARGEST_IMAGE, Unusable, read_bytes, why_not
+
+MAX_PIXELS: Final = 178_956_970
+"""Pixels of the largest image that is read, unless the variable `RELOOK_MAX_PIXELS` says otherwise."""
 
 
 class BrokenImage(ValueError):  # noqa: N818 - says what the image is, as the reader of a log would
     """An image that cannot be used; the message names the file and says why."""
+
+
+def max_pixels() -> int:
+    """The limit on the pixels of an image: of this process and of those it starts.
+
+    Raises:
+        ValueError: when `RELOOK_MAX_PIXELS` is no whole number above 0.
+    """
+    said = os.environ.get("RELOOK_MAX_PIXELS", "")
+    if said and not (said.isdecimal() and int(said) > 0):
+        raise ValueError(f"RELOOK_MAX_PIXELS={said} is no number of pixels; write one such as {MAX_PIXELS}")
+    return int(said) if said else MAX_PIXELS
 
 
 def read_image(source: Path | str | bytes) -> NDArray[np.uint8]:
@@ -33,13 +50,13 @@ def read_image(source: Path | str | bytes) -> NDArray[np.uint8]:
     """
     name = f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise BrokenImage(f"{name}: cannot be read ({error.strerror or error})") from error
+        data = source if isinstance(source, bytes) else read_bytes(Path(source), LARGEST_IMAGE)
+    except Unusable as error:
+        raise BrokenImage(f"{name}: {error.what}") from error
     if not data:
         raise BrokenImage(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with _opened(io.BytesIO(data), name) as opened:
             return _rgb(_upright(opened), name)
     except BrokenImage:
         raise
@@ -55,15 +72,44 @@ def image_size(path: Path | str) -> tuple[int, int]:
     Raises:
         BrokenImage: as `read_image`; but a damage behind the head is not seen.
     """
+    what = why_not(path, LARGEST_IMAGE)
+    if what:
+        raise BrokenImage(f"{path}: {what}")
     try:
-        with Image.open(path) as opened:
+        with Path(path).open("rb") as file, _opened(file, str(path)) as opened:
             width, height = opened.size
             turned = opened.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-    except FileNotFoundError as error:
-        raise BrokenImage(f"{path}: there is no such file") from error
+    except BrokenImage:
+        raise
     except Exception as error:  # as in `read_image`
         raise BrokenImage(f"{path}: not a readable image ({str(error) or type(error).__name__})") from error
     return (width, height) if turned else (height, width)
+
+
+_opening = threading.Lock()
+
+
+def _opened(file: IO[bytes], name: str) -> Image.Image:
+    """The head of an image, whose size is allowed.
+
+    Pillow's own limit, which has no say for a single call, is lifted while the head is read, and back then.
+
+    Raises:
+        BrokenImage: when it has more pixels than allowed.
+    """
+    with _opening:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            opened = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+    pixels, most = opened.width * opened.height, max_pixels()
+    if pixels > most:
+        raise BrokenImage(
+            f"{name}: too large: {opened.width}x{opened.height} are {pixels / 1e6:,.0f} million pixels; "
+            f"cut it into tiles or raise --max-pixels (now {most})"
+        )
+    return opened
 
 
 _ORIENTATION = 0x0112  # the EXIF tag

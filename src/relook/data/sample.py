@@ -1,14 +1,17 @@
 """What a data set is once it is read: samples, their source, and the error that lists what is wrong."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relook.data.decode import BrokenImage, read_image
+
+Split = Literal["train", "val", "test"]
+"""Which part of a data set."""
 
 
 class DataError(ValueError):
@@ -61,9 +64,11 @@ class Sample:
         image = read_image(self.path) if self.pixels is None else self.pixels()
         height, width = image.shape[:2]
         if self.height and (height, width) != (self.height, self.width):
+            exchanged = (height, width) == (self.width, self.height)
+            why = ", as the file is before viewers turn it (EXIF)" if exchanged else ""
             raise WrongSize(
                 f"{self.path}: is {width}x{height} pixels (width x height), "
-                f"but its annotation says {self.width}x{self.height}"
+                f"but its annotation says {self.width}x{self.height}{why}"
             )
         return image
 
@@ -78,3 +83,8 @@ class Source:
     category_ids: tuple[int, ...]  # the data set's own id of each label, for writing results in COCO's format
     file: Path | None  # the annotation file or folder, for messages
     notes: tuple[str, ...] = ()  # what the reader skipped or chose, one sentence each
+    classes_by: str = ""  # how its classes were brought together with a detector's: "name" or "order"
+
+    def with_notes(self, notes: tuple[str, ...]) -> "Source":
+        """The same with these notes."""
+        return replace(self, notes=notes)

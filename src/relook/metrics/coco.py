@@ -141,7 +141,7 @@ def ground_truth(source: Source, *, masks: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: when masks are wanted and the data have none.
     """
-    if masks and not any(sample.segmentation for sample in source.samples):
+    if masks and not any(part for sample in source.samples for part in sample.segmentation):
         raise ValueError(
             f"{source.file or source.name} has no masks to compare with; measure boxes: `--metrics bbox`"
         )

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from relook.detector import Detector
-from relook.metrics.metric import Report
+from relook.metrics.metric import MISSING, Report
 from relook.training.lightning import Training
 from relook.training.records.checkpoint import write_safetensors
 from relook.training.records.metrics_log import MetricsLog
@@ -164,7 +164,8 @@ class ValidateAndSave(Checkpoint):
     def _validate_now(self, trainer: Trainer, validate: Validate, epoch: int, step: int) -> None:
         report = self.report = validate(self.detector())
         self.pending_validation = None
-        better = self.best_ap is None or report.value > self.best_ap
+        measured = report.value != MISSING  # else there was nothing to be found
+        better = measured and (self.best_ap is None or report.value > self.best_ap)
         self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
         if better:
             self.best_ap, self.best_epoch = report.value, epoch
@@ -173,8 +174,9 @@ class ValidateAndSave(Checkpoint):
             )
         if self.metrics is not None:
             self.metrics.write("validation", {"step": step, "epoch": epoch, **report.numbers})
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in [*report.numbers.items()][:3])
-        rank = "best so far" if better else f"best: {self.best_ap:.4f} after epoch {self.best_epoch}"
+        numbers = "  ".join(f"{name} {value}" for name, value in _headlines(report))
+        rank = "best so far" if better else f"best: {self.best_ap or 0:.4f} after epoch {self.best_epoch}"
+        rank = rank if self.best_ap is not None else "nothing to be found in them"
         place = f"epoch {epoch}/{self.module.epochs}"
         log.info("%s validated on %d images: %s  (%s)", place, report.images, numbers, rank)
         patience = self.settings.early_stop
@@ -195,3 +197,10 @@ class ValidateAndSave(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, value in state_dict.items():
             setattr(self, name, value)
+
+
+def _headlines(report: Report) -> list[tuple[str, str]]:
+    """The first numbers of a report, and the one that weights are chosen by."""
+    shown = report.table()
+    first = shown[:3]
+    return first + [row for row in shown[3:] if row[0] == report.headline]

@@ -17,7 +17,8 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from typing_extensions import override
 
-from relook.data.loading import Batch, Loader, train_loader
+from relook.data.loading.batches import Batch
+from relook.data.loading.loader import Loader, train_loader
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.recipe import Recipe

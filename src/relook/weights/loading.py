@@ -1,6 +1,6 @@
 """Weights into a detector: strict, with a report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,15 +97,19 @@ def _advice(checkpoint: Checkpoint) -> str:
     return "It fits no model of the catalog; `relook doctor FILE` says more"
 
 
-def load_start(detector: Detector[Any], config: DetectorConfig, source: Path | str) -> str:
+def load_start(
+    detector: Detector[Any], config: DetectorConfig, source: Path | str, classes: Sequence[str] = ()
+) -> str:
     """Starts a detector from weights of the same model, made for these or for other classes.
 
-    Tensors whose shape depends on the number of classes keep their random start where that number differs.
+    Tensors whose shape depends on the number of classes keep their random start where that number differs, or
+    where the file gives its classes other names or another order.
 
     Args:
         detector: built by `config`.
         config: its settings.
         source: a weights file of ours or a published checkpoint.
+        classes: what the detector's classes are called, where that is known.
 
     Returns:
         What was loaded, in words.
@@ -124,7 +128,8 @@ def load_start(detector: Detector[Any], config: DetectorConfig, source: Path | s
             f"{given.path} does not fit {type(detector).__name__}: {fit.sentence()}. {_advice(given)}"
         )
     named = contents.named(layout)
-    skipped = by_class if left else set[str]()
+    others = bool(classes and given.classes) and tuple(classes) != given.classes
+    skipped = by_class if left or others else set[str]()
     state = {
         named[key]: value.reshape(ours[named[key]].shape)
         for key, value in given.state.items()

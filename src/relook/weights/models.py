@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relook.detector import Detector
-from relook.recipe import Recipe
+from relook.recipe import Recipe, sizes_at
 from relook.settings import BadValue, UnknownField, override, restored
 from relook.weights.identify import Candidate, Identity, identify
 from relook.weights.loading import LoadReport, load_published
@@ -52,6 +52,10 @@ class Model:
                 )
         changed = override(self.entry, settings)
         return replace(self, entry=changed, settings={**self.settings, **settings})
+
+    def sized(self, side: int | None) -> "Model":
+        """Trained and tested on images of another size (`relook.recipe.sizes_at`); None changes nothing."""
+        return self if side is None else self.change(sizes_at(self.entry.recipe, side))
 
     def with_classes(self, classes: tuple[str, ...]) -> "Model":
         """For other classes."""
@@ -110,7 +114,11 @@ def _usual_classes(count: int) -> tuple[str, ...]:
 
 
 def open_weights(
-    file: Path | str, name: str | None = None, settings: Mapping[str, str] | None = None
+    file: Path | str,
+    name: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    *,
+    size: int | None = None,
 ) -> Loaded:
     """Builds the detector that a weights file belongs to, and loads it.
 
@@ -118,6 +126,7 @@ def open_weights(
         file: one of ours, which says what it is, or a published checkpoint.
         name: which model it is; needed where a published checkpoint could be several.
         settings: dotted changes that keep the shapes of the weights.
+        size: how large the network sees images; see `relook.recipe.sizes_at`.
 
     Raises:
         CheckpointError: when the file cannot be read, is of no known model, or could be several.
@@ -127,7 +136,7 @@ def open_weights(
         model, note = _described(checkpoint, checkpoint.description, name), "it says so"
     else:
         model, note = _recognised(checkpoint, name)
-    model = model.change(settings or {})
+    model = model.change(settings or {}).sized(size)
     detector = model.entry.detector.build()
     return Loaded(model=model, detector=detector, report=load_published(detector, checkpoint), note=note)
 

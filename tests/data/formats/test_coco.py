@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relook.data.formats.coco import read_coco
+from relook.data.formats.coco.read import read_coco
 from relook.data.formats.detect import read
 from relook.data.formats.problems import Problems
 from relook.data.sample import DataError, Source

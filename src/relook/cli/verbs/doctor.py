@@ -1,36 +1,60 @@
 """`relook doctor`: what is in a checkpoint, or everything that is wrong with a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relook.cli.arguments import Verb, option
-from relook.cli.printing import Counter, say, say_json
+from relook.cli.arguments import MAX_PIXELS, Verb, Wrong, limit_pixels, option
+from relook.cli.printing import Counter, say, say_json, table
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from relook.data.checks.sizes import ClassSizes
+    from relook.data.sample import Source
+    from relook.recipe import Size
     from relook.weights.identify import Identity
     from relook.weights.reading.checkpoint import Checkpoint
 
+DRAWN = 24  # pictures of --draw, all splits together
 WEIGHTS = frozenset({".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".pkl", ".tar"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     path: str = option("a checkpoint, or data as --data takes them", positional=True)
+    val_data: str | None = option("of data: what is validated on, where it lies elsewhere", default=None)
+    draw: Path | None = option(  # noqa: RUF009 (a field)
+        "of data: a folder for pictures with what is annotated: a contact sheet, then one by one",
+        default=None,
+    )
+    model: str | None = option(
+        "of data: a name of `relook models`; says which objects are too small for it, and which --size helps",
+        default=None,
+    )
+    max_pixels: int | None = option(MAX_PIXELS, default=None)
     json: bool = option("print JSON", default=False)
 
 
 def run(options: Options) -> int:
     """Says what is in a file of weights or wrong with data; 1 when something prevents its use."""
-    return _weights(options) if _is_weights(Path(options.path)) else _data(options)
+    limit_pixels(options.max_pixels)
+    if _is_weights(Path(options.path)):
+        if options.val_data or options.draw or options.model:
+            raise Wrong(f"{options.path} is a checkpoint; --val-data, --draw and --model are for data")
+        return _weights(options)
+    return _data(options)
 
 
 def _is_weights(path: Path) -> bool:
     """By its ending, or by its first bytes where that says nothing."""
     if path.suffix.lower() in WEIGHTS:
         return not path.is_dir()
-    return path.is_file() and path.open("rb").read(2) in {b"PK", b"\x80\x02"}
+    try:
+        return path.is_file() and path.open("rb").read(2) in {b"PK", b"\x80\x02"}
+    except (OSError, ValueError):
+        return False
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------
@@ -140,21 +164,92 @@ def _differs(identity: "Identity") -> list[str]:
 
 
 def _data(options: Options) -> int:
-    from relook.data.checks.check import check  # noqa: PLC0415 (numpy and torch, which --help does without)
+    from relook.data.checks.check import examined  # noqa: PLC0415 (numpy, which --help does without)
 
+    rule = _input_of(options.model)  # a wrong name is told before the long look
     counter = Counter("images looked at")
 
     def progress(done: int, _: int) -> None:
         counter.count = done - 1
         counter.step()
 
-    report = check(options.path, progress=progress)
+    report, sources = examined(options.path, val=options.val_data, progress=progress)
     counter.done()
+    sizes = _sizes(sources, rule)
+    drawn = [] if options.draw is None else _draw(options.draw, sources)
     if options.json:
-        say_json({"usable": report.usable, **asdict(report)})
+        more = {"sizes": [asdict(one) for one in sizes], "drawn": [str(path) for path in drawn]}
+        say_json({"usable": report.usable, **asdict(report), **more})
     else:
+        if rule is not None:
+            say("\n".join(_size_lines(options, sizes, rule)))
         say(report.text())
+        if drawn:
+            say(f"{len(drawn)} pictures; look at {drawn[0]} first")
     return 0 if report.usable else 1
+
+
+def _input_of(model: str | None) -> "Size | None":
+    """How large a model sees images in tests."""
+    if model is None:
+        return None
+    from relook.weights.models import by_name  # noqa: PLC0415
+
+    return by_name(model).entry.recipe.test_size
+
+
+def _sizes(sources: "Mapping[str, Source]", rule: "Size | None") -> "tuple[ClassSizes, ...]":
+    from relook.data.checks.sizes import class_sizes  # noqa: PLC0415
+
+    return () if rule is None else class_sizes(sources.values(), rule)
+
+
+def _size_lines(options: Options, sizes: "Sequence[ClassSizes]", rule: "Size") -> list[str]:
+    """How many objects of each class are too small for a model, and the size that keeps them."""
+    from relook.recipe import side_of  # noqa: PLC0415
+
+    rows = [
+        (s.name, *map(str, (s.objects, s.median, s.below, s.hard)), str(s.wanted), str(s.easy)) for s in sizes
+    ]
+    head = ("class", "objects", "median side", "below 8 pixels", "below 16", "--size for 8", "for 16")
+    lines = [
+        f"Objects as {options.model} sees them (--size {side_of(rule)}): below 8 pixels they are mostly",
+        "lost, below 16 hard to find; the last columns say which --size lifts 95 % of a class above.",
+        table(head, rows),
+    ]
+    wanted = max((s.easy if s.hard > s.objects / 2 else s.wanted for s in sizes), default=0)
+    if wanted > side_of(rule):
+        command = f"relook train --model {options.model} --data {options.path} --size {wanted}"
+        lines.append(f"Suggested: {command}")
+    return [*lines, ""]
+
+
+def _draw(folder: Path, sources: "Mapping[str, Source]") -> list[Path]:
+    """Writes some pictures of each split with what is annotated, and a contact sheet of them; their paths."""
+    from relook.data.decode import BrokenImage  # noqa: PLC0415
+    from relook.results.result import save_picture  # noqa: PLC0415
+    from relook.results.truth import annotated, contact_sheet  # noqa: PLC0415
+
+    sheet = folder / "00-contact-sheet.jpg"
+    shown: list[tuple[str, Image.Image]] = []
+    written: list[Path] = []
+    for split, source in sources.items():
+        with_objects = [n for n, sample in enumerate(source.samples) if len(sample.boxes)]
+        chosen = with_objects or list(range(len(source.samples)))
+        most = max(1, DRAWN // len(sources))
+        for n in chosen[:: -(-len(chosen) // most) or 1][:most]:
+            sample = source.samples[n]
+            try:
+                picture = annotated(sample, source.classes)
+            except BrokenImage:
+                continue  # the report lists it
+            shown.append((f"{split}: {sample.path.name}", picture))
+            written.append(folder / f"{len(shown):02d}-{split}-{sample.path.stem}.jpg")
+            save_picture(picture, written[-1])
+    if not shown:
+        return []
+    save_picture(contact_sheet(shown), sheet)
+    return [sheet, *written]
 
 
 VERB = Verb(
@@ -162,7 +257,8 @@ VERB = Verb(
     does="Of a checkpoint: which model it is, how many classes, what is missing or unexpected, and whether\n"
     "it is safe. Of data: everything that is wrong, all at once, with file, record and fix. Ends with 1\n"
     "if it found something that prevents the use.",
-    example="  relook doctor published.pth\n  relook doctor my_pictures/\n  relook doctor shapes",
+    example="  relook doctor published.pth\n  relook doctor my_pictures/ --draw seen/\n"
+    "  relook doctor my_pictures/ --model reppoints_nano",
     options=Options,
     run=run,
 )

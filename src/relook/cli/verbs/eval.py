@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from relook.cli.arguments import Verb, changes, option, settings_option
+from relook.cli.arguments import MAX_PIXELS, SIZE, Verb, changes, limit_pixels, option, settings_option
 from relook.cli.printing import remark, say, say_json, table
 
 if TYPE_CHECKING:
@@ -19,7 +19,16 @@ class Options:
     weights: str = option("a weights file of relook, or a published checkpoint")
     data: str = option("a folder or file in COCO, VOC, YOLO or Roboflow's layout, or `shapes`")
     model: str | None = option("which model it is, where the file leaves a choice", default=None)
-    split: Literal["val", "train"] = option("which part of the data", default="val")
+    split: Literal["val", "train", "test"] = option(
+        "which part of the data; a single COCO file is taken whole", default="val"
+    )
+    val_data: str | None = option("measure on these instead of --data, whole, as in training", default=None)
+    classes_by: Literal["name", "order"] = option(
+        "how the classes of weights and data are brought together; order needs as many of both",
+        default="name",
+    )
+    size: int | None = option(SIZE, default=None)
+    max_pixels: int | None = option(MAX_PIXELS, default=None)
     out: str = option("folder for metrics.json and detections.json", default="runs/eval")
     views: str | None = option(
         "look several times at each picture and merge: flip, scales, authors, or sizes such as 600,800+flip",
@@ -48,17 +57,24 @@ class Options:
 
 def run(options: Options) -> int:
     """Measures weights on data and saves the numbers; gives the exit status."""
-    from relook.data.formats.detect import read  # noqa: PLC0415 (torch, which --help does without)
+    from relook.data.formats.detect import read_measured  # noqa: PLC0415 (torch, which --help does without)
     from relook.evaluation import evaluate  # noqa: PLC0415
     from relook.views import parse  # noqa: PLC0415
     from relook.weights.models import open_weights  # noqa: PLC0415
 
-    loaded = open_weights(options.weights, options.model, changes(options.set))
+    limit_pixels(options.max_pixels)
+    loaded = open_weights(options.weights, options.model, changes(options.set), size=options.size)
     recipe = loaded.model.entry.recipe
     metric = _metric(options, recipe.metric, masks=loaded.detector.has_masks)
-    source = read(options.data, options.split, masks="coco_segm" in metric.name.split("+"))
+    source = read_measured(
+        options.val_data or options.data,
+        options.split,
+        loaded.model.classes,
+        options.classes_by,
+        masks="coco_segm" in metric.name.split("+"),
+        whole=options.val_data is not None,
+    )
     views = None if options.views is None else parse(options.views, recipe.test_size)
-    _compare(loaded.model.classes, source.classes)
     done = evaluate(
         loaded.detector,
         recipe,
@@ -114,35 +130,29 @@ def _tell(options: Options, done: "Evaluation", model: str) -> None:
     files = {"metrics": f"{options.out}/metrics.json", "detections": f"{options.out}/detections.json"}
     files |= {"curves": f"{options.out}/curves.html"} if options.curves else {}
     if options.json:
-        say_json(
-            {"model": model, "data": options.data, "split": options.split, **done.to_json(), "files": files}
-        )
+        told = {"model": model, "data": options.val_data or options.data, "split": options.split}
+        say_json({**told, **done.to_json(), "files": files})
         return
     report = done.report
     rate = report.images / max(done.seconds, 1e-9)
-    say(f"{model} on {options.data} ({options.split}): {report.images} pictures, {report.objects} objects")
+    measured = options.val_data or f"{options.data} ({options.split})"
+    say(f"{model} on {measured}: {report.images} pictures, {report.objects} objects")
+    if not report.objects:
+        remark("relook eval: no picture has an object to be found, look with `relook doctor`")
     say(table(("", "value"), report.table()))
     if report.per_class:
         say()
-        say(
-            table(("class", report.headline, *(("AP50",) if report.per_class_ap50 else ())), report.classes())
-        )
+        head = ("class", report.headline, *(("AP50",) if report.per_class_ap50 else ()))
+        say(table(head, [row for row in report.classes() if set(row[1:]) != {"-"}]))
+        empty = [row[0] for row in report.classes() if set(row[1:]) == {"-"}]
+        more = ", ..." if len(empty) > 8 else ""
+        say(f"without objects in these data: {', '.join(empty[:8])}{more}" if empty else "")
     seen = f", each looked at {done.views} times" if done.views > 1 else ""
     say(f"{rate:.1f} pictures a second{seen}; metrics.json and detections.json in {options.out}")
     if options.curves:
         say(f"precision over recall, and mistakes: {options.out}/curves.html")
     for broken in done.broken:
         remark(f"could not be read: {broken}")
-
-
-def _compare(ours: tuple[str, ...], theirs: tuple[str, ...]) -> None:
-    """Says when the names of the classes differ; `evaluate` refuses another number of them."""
-    other = [(a, b) for a, b in zip(ours, theirs, strict=False) if a != b]
-    if len(ours) == len(theirs) and other:
-        remark(
-            f"relook eval: {len(other)} class names differ, such as {other[0][0]!r} of the weights and "
-            f"{other[0][1]!r} of the data; they are compared by their order"
-        )
 
 
 VERB = Verb(

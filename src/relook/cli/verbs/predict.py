@@ -1,5 +1,6 @@
 """`relook predict`: pictures in, pictures with boxes and one COCO file out, as a stream."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from relook.cli.arguments import Verb, Wrong, changes, option, settings_option
+from relook.cli.arguments import MAX_PIXELS, SIZE, Verb, Wrong, changes, limit_pixels, option, settings_option
 from relook.cli.printing import Counter, remark, say
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class Options:
         "draw all that was seen, step by step: first look, verification, second look, answer", default=False
     )
     no_pictures: bool = option("write only the COCO file", default=False)
+    size: int | None = option(SIZE, default=None)
     short: int | None = option("length of the shorter side for the network, in pixels", default=None)
+    max_pixels: int | None = option(MAX_PIXELS, default=None)
     views: str | None = option(
         "look several times at each picture and merge: flip, scales, authors, or sizes such as 600,800+flip",
         default=None,
@@ -51,8 +54,8 @@ def run(options: Options) -> int:
     out = Path(options.out)
     if _inside(base, out):
         raise Wrong(f"--out {out} holds the pictures themselves; choose another folder for the results")
-    if options.short is not None and options.views is not None:
-        raise Wrong("--short and --views both say how large pictures become; give one of them")
+    _one_size(options)
+    limit_pixels(options.max_pixels)
     settings = changes(options.set)
     if options.short is not None:
         settings["recipe.test_size.short"] = str(options.short)
@@ -65,6 +68,7 @@ def run(options: Options) -> int:
         batch=options.batch,
         precision=options.precision,
         views=options.views,
+        size=options.size,
     )
     stream = look(_paths(options.images, out), looks=options.points or options.looks)
     counter, told = Counter("pictures"), False
@@ -78,7 +82,7 @@ def run(options: Options) -> int:
             rows = _rows(kept, options)
             file.add(name, height=kept.height, width=kept.width, found=rows)
             if not options.no_pictures:
-                kept.plot(_target(out, name), points=options.points, looks=options.looks)
+                kept.plot(_target(out, name, base), points=options.points, looks=options.looks)
             if options.json:
                 _line(
                     {
@@ -91,6 +95,13 @@ def run(options: Options) -> int:
             counter.step()
     counter.done()
     return _summary(options, stream, file.annotations, counter.rate())
+
+
+def _one_size(options: Options) -> None:
+    """Refuses several ways of saying how large pictures become."""
+    given = [f"--{name}" for name in ("size", "short", "views") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise Wrong(f"{given[0]} and {given[1]} both say how large pictures become; give one of them")
 
 
 def _summary(options: Options, stream: "ResultStream", objects: int, rate: float) -> int:
@@ -177,10 +188,17 @@ def _relative(name: str, base: Path) -> str:
     return _whole(Path(name)).relative_to(base).as_posix()
 
 
-def _target(out: Path, name: str) -> Path:
-    """a/x.jpg -> OUT/a/x.jpg; of kinds that cannot be written, a picture as PNG beside that name."""
+def _target(out: Path, name: str, base: Path) -> Path:
+    """a/x.jpg -> OUT/a/x.jpg; of kinds that cannot be written, a picture as PNG beside that name.
+
+    It never has the name of another picture: x.gif becomes x.gif.png, or x.gif.1.png beside an x.gif.png.
+    """
     target = out / name
-    return target if target.suffix.lower() in WRITABLE else target.with_name(f"{target.name}.png")
+    if target.suffix.lower() in WRITABLE:
+        return target
+    endings = itertools.chain([".png"], (f".{n}.png" for n in itertools.count(1)))
+    free = next(e for e in endings if not os.path.lexists(base / f"{name}{e}"))
+    return target.with_name(f"{target.name}{free}")
 
 
 VERB = Verb(

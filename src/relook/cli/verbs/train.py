@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from relook.cli.arguments import Verb, changes, option, settings_option
+from relook.cli.arguments import MAX_PIXELS, SIZE, Verb, changes, limit_pixels, option, settings_option
 from relook.cli.printing import say, say_json
 from relook.train_settings import TrainSettings
 
@@ -20,6 +20,9 @@ class Options(TrainSettings):
         "what is validated on, where it lies elsewhere; --data need not have two parts then",
         default=None,
     )
+    allow_empty: bool = option("train though training or validation has no object", default=False)
+    size: int | None = option(SIZE, default=None)
+    max_pixels: int | None = option(MAX_PIXELS, default=None)
     backbone_weights: str = option(
         "where the backbone starts: auto (the recipe's ImageNet weights), none, a file, or a name of timm's",
         default="auto",
@@ -36,16 +39,18 @@ def run(options: Options) -> int:
     from relook.api import run_training  # noqa: PLC0415 (torch, which --help does without)
     from relook.weights.models import by_name  # noqa: PLC0415
 
+    limit_pixels(options.max_pixels)
     plain: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(TrainSettings)}
     if isinstance(plain["devices"], str) and plain["devices"].isdigit():
         plain["devices"] = int(plain["devices"])
     result: TrainResult = run_training(
-        by_name(options.model, changes(options.set)),
+        by_name(options.model, changes(options.set)).sized(options.size),
         options.data,
         TrainSettings(**plain),
         options.backbone_weights,
         options.start,
         val_data=options.val_data,
+        allow_empty=options.allow_empty,
     )
     from relook.training.fit import is_first  # noqa: PLC0415 (an extra)
 

@@ -1,5 +1,6 @@
 """`relook doctor PATH` for data: everything that is wrong, all at once, and what the data look like."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relook.data.decode import BrokenImage
-from relook.data.formats.detect import find_parts
-from relook.data.formats.problems import Part, Problem, Problems
+from relook.data.formats.detect import parts_of
+from relook.data.formats.problems import Part, Problem, Problems, grouped, printable
+from relook.data.learnt import has_objects
+from relook.data.matching import by_name
 from relook.data.sample import DataError, Sample, Source, WrongSize
 
+_MOST_LISTED = 100  # classes in a report for people
 _SMALL, _LARGE = 32.0**2, 96.0**2  # COCO's borders between small, medium and large objects, in pixels
 
 
@@ -27,9 +31,9 @@ class Summary:
     boxes: int  # crowds not counted
     crowds: int
     per_class: Mapping[str, int]  # boxes of each class, crowds not counted
-    small: int  # boxes below 32 x 32 pixels
+    small: int  # objects below 32 x 32 pixels, by the annotation's area, as the evaluation counts them
     medium: int
-    large: int  # boxes of 96 x 96 pixels and more
+    large: int  # objects of 96 x 96 pixels and more
     sides: tuple[float, ...]  # side of a box of the same area in pixels: smallest, quartiles, largest
     image_sizes: Mapping[str, int]  # images of each "WIDTHxHEIGHT", the commonest first
 
@@ -49,49 +53,81 @@ class Report:
         return not any(problem.fatal for problem in self.problems)
 
     def text(self, most: int = 50) -> str:
-        """The report for people; of each kind of mistake at most `most` are listed."""
+        """The report for people: at most `most` kinds of mistakes, each with its number and an example."""
         lines = [f"Data at {self.path}"]
         for split in self.splits:
             lines += _split_lines(split)
         lines += [f"Note: {note}." for note in self.notes]
         fatal = [problem for problem in self.problems if problem.fatal]
         rest = [problem for problem in self.problems if not problem.fatal]
-        lines += _problem_lines(f"{len(fatal)} mistakes prevent training:", fatal, most)
-        lines += _problem_lines(f"{len(rest)} mistakes that training gets along with:", rest, most)
+        lines += _problem_lines(f"{'prevents' if len(fatal) == 1 else 'prevent'} training:", fatal, most)
+        lines += _problem_lines("that training gets along with:", rest, most)
         verdict = "These data can be used." if self.usable else "These data cannot be used yet."
-        return "\n".join([*lines, verdict])
+        return "\n".join(printable(line, 2000) for line in [*lines, verdict])
 
 
-def check(path: Path | str, *, progress: Callable[[int, int], None] | None = None) -> Report:
+def check(
+    path: Path | str,
+    *,
+    val: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Reads all splits and decodes all images; never raises for a mistake in the data.
 
     Args:
-        path: as `detect_format.read` takes it.
+        path: as `relook.data.formats.detect.read` takes it; of a COCO file that file alone.
+        val: what is validated on, where it has a path of its own.
         progress: called with the number of images looked at and of all, now and then.
     """
+    return examined(path, val=val, progress=progress)[0]
+
+
+def examined(
+    path: Path | str,
+    *,
+    val: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Report, dict[str, Source]]:
+    """What `check` finds, and the splits that could be read, by name."""
     problems = Problems(thorough=True)
-    sources: dict[str, Source] = {}
-    try:
-        parts = find_parts(path)
-    except DataError as error:
-        problems.fatal(path, "data set", str(error), "fix this first")
-        parts = dict[str, Part]()
-    for split, part in parts.items():
-        try:
-            sources[split] = part(problems)
-        except DataError as error:
-            problems.fatal(path, split, str(error), "fix this first")
+    sources = _read(path, val, problems)
     samples = [sample for source in sources.values() for sample in source.samples]
     _check_images(samples, problems, progress)
     for source in sources.values():
-        _check_use(source, problems)
-    _check_together(sources, problems)
-    return Report(
+        with problems.going_on(source.file or source.name, "data set"):
+            _check_use(source, problems)
+    for other in ("val", "test"):
+        if {"train", other} <= set(sources):
+            with problems.going_on(path, "splits"):
+                _check_together(sources["train"], sources[other], problems)
+    report = Report(
         path=str(path),
         splits=tuple(_summary(source) for source in sources.values()),
         problems=tuple(problems.found),
         notes=tuple(dict.fromkeys(problems.notes)),
     )
+    return report, sources
+
+
+def _read(path: Path | str, val: Path | str | None, problems: Problems) -> dict[str, Source]:
+    """All splits that can be read; what cannot is a problem."""
+    parts: list[tuple[str, Part]] = []
+    with problems.going_on(path, "data set"):
+        parts = list(parts_of(path, alone=True).items())
+    if val is not None:
+        parts = [(split, part) for split, part in parts if split in ("train", "all")][:1]
+        with problems.going_on(val, "data set"):
+            found = parts_of(val, alone=True)
+            parts.append(("val", found.get("val") or next(iter(found.values()))))
+    sources: dict[str, Source] = {}
+    read: list[Part] = []
+    for split, part in parts:
+        if any(part is one for one in read):  # tests that stand in for validation
+            continue
+        read.append(part)
+        with problems.going_on(path, split):
+            sources["train" if split == "all" and val is not None else split] = part(problems)
+    return sources
 
 
 # -- looking -------------------------------------------------------------------------------------------
@@ -99,15 +135,24 @@ def check(path: Path | str, *, progress: Callable[[int, int], None] | None = Non
 
 def _look(sample: Sample) -> Problem | None:
     """The mistake in the file of one image."""
+    record = f"image {sample.id}"
     try:
         sample.image()
     except WrongSize as error:
         fix = "write the true height and width, and see whether the boxes fit the image as viewers show it"
-        return Problem(str(sample.path), f"image {sample.id}", str(error), fix, fatal=False)
+        return _about(sample, record, str(error), fix)
     except BrokenImage as error:
         fix = "get the file again, or remove the image from the annotations; training skips it"
-        return Problem(str(sample.path), f"image {sample.id}", str(error), fix, fatal=False)
+        return _about(sample, record, str(error), "training skips it" if "too large" in str(error) else fix)
+    except Exception as error:  # noqa: BLE001 (files of strangers find what nobody thought of)
+        what = f"cannot be read ({type(error).__name__}: {error})"
+        return _about(sample, record, what, "get the file again; training may stop at it")
     return None
+
+
+def _about(sample: Sample, record: str, words: str, fix: str) -> Problem:
+    what = words.removeprefix(f"{sample.path}: ")
+    return Problem(str(sample.path), record, what, fix, fatal=False)
 
 
 def _check_images(
@@ -127,42 +172,49 @@ def _check_images(
 
 
 def _check_use(source: Source, problems: Problems) -> None:
-    """Classes without objects, and images without: worth knowing, seldom wrong."""
+    """Classes without objects, and images without; a split without any object is of no use."""
     used = Counter(label for sample in source.samples for label in sample.labels.tolist())
     place = source.file or source.name
     for label, name in enumerate(source.classes):
         if not used[label]:
-            what = f"no object of the class {name} in {source.name}"
-            problems.tolerable(place, "classes", what, "add some, or remove the class")
+            what = f'no object of the class "{name}" in "{source.name}"'
+            problems.tolerable(place, "class", what, "add some, or remove the class")
     empty = sum(not len(sample.boxes) for sample in source.samples)
     if empty:
         problems.notes.append(f"{empty} of {len(source.samples)} images of {source.name} have no annotation")
+    if not has_objects(source):
+        boxes = sum(used.values())
+        what = f"{source.name} has no object to learn or to find: "
+        what += (
+            f"all of {boxes} boxes are left out" if boxes else f"none of {len(source.samples)} images has one"
+        )
+        fix = "see the notes and mistakes here, or train with --allow-empty if it is meant so"
+        problems.fatal(place, "objects", what, fix)
 
 
-def _check_together(sources: Mapping[str, Source], problems: Problems) -> None:
-    """What must hold between the splits: the same classes, and no image in both."""
-    if not {"train", "val"} <= set(sources):
-        return
-    train, val = sources["train"], sources["val"]
-    if train.classes != val.classes or train.category_ids != val.category_ids:
-        what = f"classes {_some(train.classes)} of {train.name} are not {_some(val.classes)} of {val.name}"
-        problems.fatal(val.file or val.name, "classes", what, "write the same list in both")
-    both = {s.path.resolve() for s in train.samples} & {s.path.resolve() for s in val.samples}
+def _check_together(train: Source, other: Source, problems: Problems) -> None:
+    """What must hold between two splits: classes of the same names, and no image in both."""
+    try:
+        matching = by_name(other, train.classes, "the training data", "write the same names in both")
+        problems.notes += [note for note in matching.notes if note not in other.notes]
+    except DataError as error:
+        problems.fatal(other.file or other.name, "classes", str(error), "fix this first")
+    both = {os.path.realpath(s.path) for s in train.samples} & {
+        os.path.realpath(s.path) for s in other.samples
+    }
     for path in sorted(both):
+        what = f"is in {train.name} and in {other.name}"
         fix = "keep it in one of them, or results will look better than they are"
-        problems.tolerable(path, "image", "is in the training and in the validation split", fix)
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"({len(names)}) " + ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        problems.tolerable(path, "image", what, fix)
 
 
 # -- telling -------------------------------------------------------------------------------------------
 
 
 def _summary(source: Source) -> Summary:
-    areas = [_box_areas(sample) for sample in source.samples]
-    area = np.concatenate(areas) if areas else np.zeros(0)
+    boxes = [_box_areas(sample) for sample in source.samples]
+    own = [sample.area[~sample.crowd] for sample in source.samples]
+    box, area = (np.concatenate(rows) if rows else np.zeros(0) for rows in (boxes, own))
     counts = Counter(label for s in source.samples for label in s.labels[~s.crowd].tolist())
     sizes = Counter(f"{s.width}x{s.height}" for s in source.samples)
     quarters = (0, 0.25, 0.5, 0.75, 1) if len(area) else ()
@@ -176,7 +228,7 @@ def _summary(source: Source) -> Summary:
         small=int((area < _SMALL).sum()),
         medium=int(((area >= _SMALL) & (area < _LARGE)).sum()),
         large=int((area >= _LARGE).sum()),
-        sides=tuple(round(float(np.quantile(np.sqrt(area), q)), 1) for q in quarters),
+        sides=tuple(round(float(np.quantile(np.sqrt(box), q)), 1) for q in quarters),
         image_sizes=dict(sizes.most_common()),
     )
 
@@ -195,13 +247,18 @@ def _split_lines(split: Summary) -> list[str]:
     if split.boxes:
         kinds = f"{split.small} small (< 32x32 pixels), {split.medium} medium, {split.large} large (>= 96x96)"
         sides = ", ".join(f"{side:g}" for side in split.sides)
-        lines.append(f"  boxes: {kinds}; side smallest, quartiles, largest: {sides}")
-    lines += [f"  {count:8d}  {name}" for name, count in split.per_class.items()]
-    return lines
+        lines.append(f"  objects: {kinds}; side of a box, smallest, quartiles, largest: {sides}")
+    listed = list(split.per_class.items())
+    lines += [f"  {count:8d}  {name}" for name, count in listed[:_MOST_LISTED]]
+    more = len(listed) - _MOST_LISTED
+    return [*lines, *([f"  and {more:,} more classes"] if more > 0 else [])]
 
 
-def _problem_lines(title: str, problems: Sequence[Problem], most: int) -> list[str]:
+def _problem_lines(verdict: str, problems: Sequence[Problem], most: int) -> list[str]:
+    """One line for each kind of mistake."""
     if not problems:
         return []
-    more = [f"  and {len(problems) - most} more"] if len(problems) > most else []
-    return [title, *(f"  {problem}" for problem in problems[:most]), *more]
+    groups = grouped(problems)
+    count = f"{len(problems):,} mistake{'s' if len(problems) > 1 else ''}"
+    more = [f"  and {len(groups) - most} more kinds"] if len(groups) > most else []
+    return [f"{count} {verdict}", *(f"  {group}" for group in groups[:most]), *more]

@@ -1,10 +1,20 @@
 """Mistakes in data: collected all at once, each with file, record, what is wrong and how to fix it."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relook.data.disk.regular import Unusable
 from relook.data.sample import DataError, Source
+
+MOST_CLASSES = 20_000
+"""More are no classes but a mistake: a file of words, or a number with too many digits."""
+
+_PARTICULAR = re.compile(
+    r"\[[^\]]*\]|\"[^\"]*\"|'[^']*'|\d+%|(?<![\w.])-?\d[\d.,]*(e[+-]?\d+)?(?![\w])|\d+x\d+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +28,50 @@ class Problem:
     fatal: bool = True  # False: training goes on without this record
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.record}: {self.what}; {self.fix}"
+        return printable(f"{self.file}: {self.record}: {self.what}; {self.fix}")
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """Equal for mistakes that differ in file, record and numbers only."""
+        bare = (self.record.split("[")[0].split(" ")[0], self.what, self.fix)
+        return tuple(_PARTICULAR.sub("...", part) for part in bare)  # pyright: ignore[reportReturnType]
+
+
+def printable(text: str, most: int = 1200) -> str:
+    """A text that a terminal shows as it is: control characters are escaped, and it is not without end."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= most else f"{shown[: most - 120]} ... {shown[-110:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Mistakes of one kind."""
+
+    members: Sequence[Problem]
+
+    def __str__(self) -> str:
+        first = self.members[0]
+        if len(self.members) == 1:
+            return str(first)
+        noun, what, _ = first.kind
+        place = printable(f"{first.file}: {first.record}")
+        same = what == first.what
+        shown = f"first: {place}" if same else f"first: {place}: {printable(first.what)}"
+        return f"{len(self.members):,} {_plural(noun)}: {printable(what)}; {printable(first.fix)}; {shown}"
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith(("ss", "x", "ch")):
+        return f"{noun}es"
+    return noun if noun.endswith("s") else f"{noun}s"
+
+
+def grouped(problems: Sequence[Problem]) -> list[Group]:
+    """By kind, in the order in which kinds first appear."""
+    kinds: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    return [Group(members) for members in kinds.values()]
 
 
 @dataclass(slots=True)
@@ -32,23 +85,42 @@ class Problems:
     masks: bool = False  # carry segmentations
     found: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])  # choices a reader made, one sentence each
+    _told: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
 
     def fatal(self, file: Path | str, record: str, what: str, fix: str) -> None:
         """A mistake that must be fixed before the data can be used."""
-        self.found.append(Problem(str(file), record, what, fix))
+        self._add(Problem(str(file), record, what, fix))
 
     def tolerable(self, file: Path | str, record: str, what: str, fix: str) -> None:
         """A mistake whose record training leaves out or puts right."""
-        self.found.append(Problem(str(file), record, what, fix, fatal=False))
+        self._add(Problem(str(file), record, what, fix, fatal=False))
+
+    def unusable(self, error: Unusable, record: str = "file") -> None:
+        """A file that cannot be read."""
+        self.fatal(error.path, record, error.what, error.fix)
+
+    @contextmanager
+    def going_on(self, file: Path | str, record: str) -> Generator[None]:
+        """What goes wrong inside is a mistake of this record, and reading goes on behind it."""
+        try:
+            yield
+        except Unusable as error:
+            self.unusable(error)
+        except DataError as error:
+            self.fatal(file, record, " ".join(str(error).removeprefix(f"{file}: ").split()), "fix this first")
+        except Exception as error:  # noqa: BLE001 (data of strangers find what nobody thought of)
+            words = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            self.fatal(file, record, words, "write it again from its origin or remove it")
 
     def refuse(self, path: Path | str) -> None:
-        """Raises one DataError for all fatal mistakes, if there are any; it lists the first five."""
+        """Raises one DataError for all fatal mistakes, if there are any; it lists the first five kinds."""
         fatal = [problem for problem in self.found if problem.fatal]
         if not fatal:
             return
-        listed = "".join(f"\n  {problem}" for problem in fatal[:5])
-        more = f"\n  and {len(fatal) - 5} more" if len(fatal) > 5 else ""
-        mistakes = "1 mistake that prevents" if len(fatal) == 1 else f"{len(fatal)} mistakes that prevent"
+        kinds = grouped(fatal)
+        listed = "".join(f"\n  {kind}" for kind in kinds[:5])
+        more = f"\n  and {sum(len(kind.members) for kind in kinds[5:])} more" if len(kinds) > 5 else ""
+        mistakes = "1 mistake that prevents" if len(fatal) == 1 else f"{len(fatal):,} mistakes that prevent"
         raise DataError(f"{path} has {mistakes} its use; see all with `relook doctor {path}`{listed}{more}")
 
     def all_notes(self) -> tuple[str, ...]:
@@ -59,9 +131,60 @@ class Problems:
         records = "1 record is" if skipped == 1 else f"{skipped} records are"
         return (*self.notes, f"{records} left out of training or put right; `relook doctor` lists them")
 
+    def _add(self, problem: Problem) -> None:
+        """Each mistake once, however many splits meet it."""
+        key = (problem.file, problem.record, problem.what)
+        if key not in self._told:
+            self._told.add(key)
+            self.found.append(problem)
+
 
 Part = Callable[[Problems], Source]
 """Reads one split; mistakes go to the problems."""
 
 Parts = dict[str, Part]
-"""What a folder holds: "train" and "val", or "all" when it is not split."""
+"""What a folder holds: "train", "val" and "test", or "all" when it is not split."""
+
+
+def ambiguous(folder: Path, split: str, names: Sequence[Path | str]) -> Part:
+    """A split that several files claim: reading it raises, with the way out."""
+    listed = ", ".join(str(name) for name in names[:6]) + (", ..." if len(names) > 6 else "")
+
+    def refuse(problems: Problems) -> Source:  # noqa: ARG001 (a Part)
+        raise DataError(
+            f"{folder}: {listed} could all be the {split} split; name one of them as the data, or the one to "
+            f"validate on with --val-data, such as --val-data {names[0]}"
+        )
+
+    return refuse
+
+
+def distinct(names: Sequence[str], keys: Sequence[object], file: Path, problems: Problems) -> tuple[str, ...]:
+    """Class names of which no two are equal: a later one of the same name is followed by its key.
+
+    Tells of equal names, and of those that differ only by case or blanks.
+    """
+    found: dict[str, str] = {}  # what a name is at last -> as it was written
+    folded: dict[str, str] = {}
+    for name, key in zip(names, keys, strict=True):
+        own = name
+        while own in found:
+            own = f"{own} (number {key})"
+        if own != name:
+            what = f'"{name}" is the name of several classes; this one is called "{own}" here'
+            problems.tolerable(file, f"class {key}", what, "give each a name of its own, or join them")
+        like = folded.setdefault(" ".join(name.split()).casefold(), name)
+        if like != name:
+            what = f'"{name}" and "{like}" differ only by case or blanks'
+            problems.tolerable(file, f"class {key}", what, "if they are one class, write one name")
+        found[own] = name
+    return tuple(found)
+
+
+def too_many_classes(count: int, file: Path, problems: Problems) -> bool:
+    """Whether a data set has more classes than can be meant; it then is a mistake."""
+    if count <= MOST_CLASSES:
+        return False
+    what = f"there are {count:,} classes, more than the {MOST_CLASSES:,} that relook takes"
+    problems.fatal(file, "classes", what, "list those that are meant")
+    return True

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from relook.data.loading import Batch
+from relook.data.loading.batches import Batch
 from relook.training.records.checkpoint import save_batch
 from relook.types import Losses
 

@@ -1,0 +1,141 @@
+"""Which files of a folder are meant: one rule for all that lists pictures or annotations.
+
+Folders in folders count, links to folders too, each once. Hidden files and folders do not (._x.jpg of macOS,
+.ipynb_checkpoints), nor what archives and servers leave (__MACOSX, @eaDir). A picture is a regular file whose
+ending belongs to a format that Pillow reads. What is passed over is counted.
+"""
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+SORTED: Final = 20_000
+"""Names of a folder are sorted up to this many; beyond, they come as the disk lists them."""
+
+_UNWANTED = frozenset({"__macosx", "@eadir", "$recycle.bin", "lost+found"})
+# Formats that Pillow names but cannot decode by itself, and one that it hands to another program
+_UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+_BESIDE = frozenset(  # what lies beside pictures and needs no word
+    {".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".names", ".data", ".cache", ".html", ".log"}
+)
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """Endings of image files, in lower case with their dots: all that this Pillow reads."""
+    Image.init()
+    known = Image.registered_extensions()
+    return frozenset(e for e, kind in known.items() if kind in Image.OPEN and kind not in _UNREAD)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has such an ending."""
+    return os.path.splitext(name)[1].lower() in image_endings()  # noqa: PTH122 (a Path for each is slow)
+
+
+def is_unwanted(name: str) -> bool:
+    """Whether a file or folder is one that nobody means."""
+    return name.startswith(".") or name.lower() in _UNWANTED
+
+
+@dataclass(slots=True)
+class PassedOver:
+    """What a listing left out."""
+
+    kinds: Counter[str] = field(default_factory=Counter[str])  # by ending, or what else it is
+    first: dict[str, str] = field(default_factory=dict[str, str])  # the first name of each kind
+
+    def note(self, kind: str, name: str) -> None:
+        """One more."""
+        self.kinds[kind] += 1
+        self.first.setdefault(kind, name)
+
+    def sentence(self, place: Path | str) -> str:
+        """How many of which kind, or nothing when nobody would miss them."""
+        told = {kind: count for kind, count in self.kinds.most_common() if kind not in _BESIDE}
+        if not told:
+            return ""
+        listed = [
+            f"{count} {kind} ({self.first[kind]}{', ...' if count > 1 else ''})"
+            for kind, count in told.items()
+        ]
+        more = f" and {len(listed) - 6} other kinds" if len(listed) > 6 else ""
+        return f"passed over in {place}: {', '.join(listed[:6])}{more}"
+
+
+def images_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
+    """All pictures of a folder by name, then those of the folders in it; lazily."""
+    return files_below(folder, is_image_name, passed)
+
+
+def files_below(folder: Path, wanted: Callable[[str], bool], passed: PassedOver) -> Iterator[Path]:
+    """All files of a folder whose name is wanted, then those of the folders in it; lazily."""
+    waiting, seen = [folder], set[tuple[int, int]]()
+    while waiting:
+        here = waiting.pop()
+        try:
+            facts = here.stat()
+            there = entries(here)
+            inner: list[Path] = []
+            if (facts.st_dev, facts.st_ino) in seen:
+                passed.note("link to a folder that was listed", here.name)
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            yield from _chosen(there, wanted, passed, inner)
+            waiting.extend(reversed(inner))
+        except OSError as error:
+            passed.note(f"folder that cannot be read ({error.strerror})", here.name)
+
+
+def _chosen(
+    there: Iterator[os.DirEntry[str]], wanted: Callable[[str], bool], passed: PassedOver, inner: list[Path]
+) -> Iterator[Path]:
+    """The wanted files of one folder; the folders in it go to `inner`."""
+    for entry in there:
+        if is_unwanted(entry.name):
+            passed.note("hidden", entry.name)
+        elif _is(entry.is_dir):
+            inner.append(Path(entry.path))
+        elif not wanted(entry.name):
+            ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+            passed.note(ending or "without an ending", entry.name)
+        elif _is(entry.is_file):
+            yield Path(entry.path)
+        else:
+            passed.note("pipe, device or link to nothing", entry.name)
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link to itself
+        return False
+
+
+def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Sorted by name, unless there are too many to hold."""
+    with os.scandir(folder) as listing:
+        head = list(itertools.islice(listing, SORTED + 1))
+        if len(head) <= SORTED:
+            head.sort(key=lambda entry: entry.name)
+        yield from head
+        head.clear()
+        yield from listing
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """A folder in `folder` by one of several names, upper or lower case; the earliest of them."""
+    try:
+        there = {p.name.lower(): p for p in sorted(folder.iterdir(), reverse=True) if not is_unwanted(p.name)}
+    except OSError:
+        return None
+    exact = next((folder / name for name in names if (folder / name).is_dir()), None)
+    found = [there[name.lower()] for name in names if name.lower() in there and there[name.lower()].is_dir()]
+    return exact or next(iter(found), None)

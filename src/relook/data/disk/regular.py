@@ -1,0 +1,74 @@
+"""Only regular files are read, and none without a limit: pipes and devices would wait or never end."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+MEGABYTE: Final = 1 << 20
+LARGEST_LABELS: Final = 64 * MEGABYTE  # a text file of labels or names, an XML file
+LARGEST_SETTINGS: Final = MEGABYTE  # a YAML file, whose reader is slow
+LARGEST_JSON: Final = 8192 * MEGABYTE
+LARGEST_IMAGE: Final = 2048 * MEGABYTE
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class Unusable(ValueError):  # noqa: N818 - says what the file is, as a report of it would
+    """A file that cannot be used: what is wrong with it, and how to fix it."""
+
+    def __init__(self, path: Path | str, what: str, fix: str) -> None:
+        super().__init__(f"{path}: {what}; {fix}")
+        self.path, self.what, self.fix = Path(path), what, fix
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file, or a link to one; a name that no disk can hold is none."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return False
+
+
+def why_not(path: Path | str, most: int) -> str:
+    """Why a file is not to be read, in words; empty when it is a regular file of at most `most` bytes."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (a name with a zero byte is no Path)
+    except FileNotFoundError:
+        return "there is no such file"
+    except ValueError:
+        return "its name holds a zero byte"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    for is_kind, kind in _KINDS:
+        if is_kind(found.st_mode):
+            return f"is {kind}, not a file"
+    if found.st_size > most:
+        return (
+            f"holds {found.st_size / MEGABYTE:,.0f} MB, more than the {most / MEGABYTE:,.0f} MB that are read"
+        )
+    return ""
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        Unusable: when it is none, holds more than `most` bytes, or cannot be read.
+    """
+    what = why_not(path, most)
+    if what:
+        raise Unusable(path, what, "put the file in its place" if "MB" not in what else "split it up")
+    try:
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise Unusable(
+            path, f"cannot be read ({error.strerror or error})", "see that it may be read"
+        ) from error

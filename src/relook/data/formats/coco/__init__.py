@@ -1,0 +1,1 @@
+"""Data sets in COCO's JSON: which files are meant, and what is in them."""

@@ -1,0 +1,119 @@
+"""Which COCO files a path holds: in COCO's own folders, in Roboflow's, or one file beside its images."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from relook.data.disk.listing import child, is_unwanted
+from relook.data.formats.coco.read import ROBOFLOW_FILE, read_coco
+from relook.data.formats.problems import Part, Parts, ambiguous
+
+_OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
+_ROLES = {"train": r"train(ing)?", "val": r"val(id(ation)?)?", "test": r"test(ing)?"}
+_VAL_FOLDERS = ["val", "valid", "validation", "test"]
+_FOLDERS = {"train": ["train", "training"], "val": _VAL_FOLDERS, "test": ["test", "testing", "val", "valid"]}
+
+
+def find_coco(path: Path) -> Parts | None:
+    """The splits of a COCO file or folder; None when `path` is neither.
+
+    A split that several files claim is ambiguous; reading it says so, and the others can be read.
+    """
+    if path.is_file():
+        return _by_role(_siblings(path), _folder_of(path)) if path.suffix.lower() == ".json" else None
+    listed = child(path, "annotations", "annotation", "labels")
+    files = [f for folder in (path, listed) if folder for f in folder.iterdir() if _is_json(f)]
+    files = sorted(f for f in files if not f.name.startswith(_OTHER_TASKS))
+    instances = [f for f in files if f.name.startswith("instances")]
+    chosen = instances or [f for f in files if _looks_like_coco(f)]
+    return _by_role(chosen, path) if chosen else None
+
+
+def one_coco_file(path: Path) -> Parts:
+    """A COCO file by itself, whatever lies beside it."""
+    return {"all": _part(path, _folder_of(path), _role(path))}
+
+
+def find_roboflow(path: Path) -> Parts | None:
+    """The splits of a folder as Roboflow exports COCO: train/, valid/ and test/ with a JSON in each."""
+    folders = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
+    parts: Parts = {}
+    for split, names in folders.items():
+        for name in reversed(names):
+            file = path / name / ROBOFLOW_FILE
+            if file.is_file():
+                parts[split] = partial(read_coco, file, [file.parent], name=f"{path.name} {split}")
+    return with_stand_in(parts) if parts else None
+
+
+def with_stand_in(parts: Parts) -> Parts:
+    """The same; where only training and test parts are there, tests are validated on, too."""
+    if "val" not in parts and "test" in parts:
+        return {**parts, "val": parts["test"]}
+    return parts
+
+
+def _by_role(files: Sequence[Path], folder: Path) -> Parts:
+    """Which split each file is: by the words train, val or test in its name."""
+    by_role: dict[str, list[Path]] = {}
+    for file in files:
+        by_role.setdefault(_role(file), []).append(file)
+    if "train" in by_role and {"val", "test"} & set(by_role):
+        by_role.pop("all", None)
+    return with_stand_in({role: _claimed(claim, folder, role) for role, claim in by_role.items()})
+
+
+def _claimed(files: Sequence[Path], folder: Path, role: str) -> Part:
+    return _part(files[0], folder, role) if len(files) == 1 else ambiguous(folder, role, files)
+
+
+def _part(file: Path, folder: Path, role: str) -> Part:
+    return partial(read_coco, file, _image_folders(file, folder, role), name=f"{folder.name} {role}")
+
+
+def _role(file: Path) -> str:
+    for role, word in _ROLES.items():
+        if re.search(rf"(^|[^a-z]){word}([^a-z]|$)", file.stem.lower()):
+            return role
+    return "all"
+
+
+def _folder_of(file: Path) -> Path:
+    """The folder of the data set that an annotation file belongs to."""
+    beside = file.parent.name.lower() in {"annotations", "annotation", "labels"}
+    return file.parent.parent if beside else file.parent
+
+
+def _siblings(file: Path) -> list[Path]:
+    """The file, and those beside it that are named alike but for the words train, val and test."""
+    words = ("train", "valid", "val", "test")
+    for word in words:
+        if _role(file) != "all" and word in file.name:
+            others = [file.with_name(file.name.replace(word, other)) for other in words if other != word]
+            return [file, *(one for one in dict.fromkeys(others) if one.is_file() and one != file)]
+    return [file]
+
+
+def _is_json(file: Path) -> bool:
+    return file.suffix.lower() == ".json" and not is_unwanted(file.name) and file.is_file()
+
+
+def _looks_like_coco(file: Path) -> bool:
+    """By its text, piece by piece: files may be large."""
+    with file.open("rb") as opened:
+        last = b""
+        while piece := opened.read(1 << 20):
+            if b'"images"' in last + piece or b'"annotations"' in last + piece:
+                return True
+            last = piece[-16:]
+    return False
+
+
+def _image_folders(file: Path, folder: Path, role: str) -> list[Path]:
+    """Where the images may lie, the likeliest first."""
+    year = re.search(r"\d{4}", file.stem)
+    names = [f"{role}{year[0]}"] if year else []
+    names += _FOLDERS.get(role, [])
+    roots = [folder, folder / "images", file.parent, file.parent / "images", folder / "JPEGImages"]
+    return [*(root / name for name in names for root in roots[:2]), *roots]

@@ -1,0 +1,314 @@
+"""Which YOLO data a path holds: by data.yaml, obj.data (darknet, CVAT), folders, or text beside pictures."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from relook.data.disk.listing import PassedOver, child, images_below, is_unwanted
+from relook.data.disk.places import FOLDERS, spellings
+from relook.data.disk.regular import Unusable, is_regular
+from relook.data.disk.text import read_lines, read_text, read_yaml, split_lines
+from relook.data.formats.coco.find import with_stand_in
+from relook.data.formats.problems import Parts, Problems
+from relook.data.formats.yolo.read import Layout, is_label_line, read_yolo
+from relook.data.sample import DataError, Source
+
+_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
+_LABELS = ("labels", "label", "annotations", "txt")
+
+
+def find_yolo(path: Path) -> Parts | None:
+    """The splits of a YOLO folder or of its data.yaml; None when `path` is neither.
+
+    Raises:
+        DataError: when data.yaml or obj.data contradict themselves or name what is not there.
+    """
+    if path.is_file():
+        return _by_yaml(path) if path.suffix.lower() in {".yaml", ".yml"} else None
+    files = [f for f in sorted(path.iterdir()) if not is_unwanted(f.name) and f.is_file()]
+    for file in files:
+        if file.suffix.lower() in {".yaml", ".yml"} and (parts := _by_yaml(file)) is not None:
+            return parts
+    for file in files:
+        if file.suffix.lower() == ".data" and (parts := _by_obj_data(file)) is not None:
+            return parts
+    return _by_folders(path) or _beside(path)
+
+
+# -- data.yaml -----------------------------------------------------------------------------------------
+
+
+def _by_yaml(file: Path) -> Parts | None:
+    """The splits that a data.yaml names; None when it is another kind of file.
+
+    Raises:
+        DataError: when it contradicts itself, or an entry names a folder that is nowhere.
+    """
+    try:
+        said: Any = read_yaml(file)
+    except Unusable as error:
+        raise DataError(str(error)) from error
+    if not isinstance(said, dict) or not {"names", "nc"} & set(cast("dict[Any, Any]", said)):
+        return None
+    facts = cast("dict[str, Any]", said)
+    if not any(_entry(facts, split) for split in _NAMES):
+        return None
+    classes = _classes(facts, file)
+    layout = Layout(
+        file=file, classes=classes, keypoints=_keypoints(facts, file), outlines=_says_outlines(facts)
+    )
+    parts: Parts = {}
+    for split in _NAMES:
+        entry = _entry(facts, split)
+        if not entry:
+            continue
+        try:
+            places = [_place(one, file, facts.get("path")) for one in entry]
+        except DataError as error:
+            if split != "test":  # written there by many tools whether there is one or not
+                parts[split] = partial(_refuse, error)
+            continue
+        parts[split] = partial(read_yolo, places, layout, name=f"{file.parent.name} {split}")
+    return with_stand_in(parts)
+
+
+def _refuse(error: DataError, problems: Problems) -> Source:  # noqa: ARG001 (a Part)
+    raise error
+
+
+def _entry(facts: dict[str, Any], split: str) -> list[Any]:
+    """What a data.yaml says of a split."""
+    found = next((facts[key] for key in _NAMES[split] if not _empty(facts.get(key))), None)
+    if isinstance(found, list):
+        return [one for one in cast("list[Any]", found) if not _empty(one)]
+    return [] if found is None else [found]
+
+
+def _empty(value: object) -> bool:
+    return value is None or value in ("", "null", "~", "Null", "NULL")
+
+
+def _classes(facts: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """Class names from a list, a mapping of 0, 1, 2 ... to names, a file of names, or numbers up to `nc`.
+
+    Raises:
+        DataError: when they are no names, the numbers of the mapping have holes, or `nc` counts otherwise.
+    """
+    names = _names(facts.get("names"), file)
+    count = facts.get("nc")
+    if _empty(count):
+        if not names:
+            raise DataError(f"{file}: names is empty; list the names of the classes")
+        return names
+    if not isinstance(count, str) or not count.strip().isdecimal() or len(count) > 9:
+        raise DataError(f"{file}: nc is {_short(count)}, no number; write how many classes there are")
+    if not names:
+        return tuple(str(n) for n in range(min(int(count), 100_000)))
+    if int(count) != len(names):
+        raise DataError(
+            f"{file}: nc says {int(count)} classes, but names lists {len(names)} "
+            f"({_short(', '.join(names))}); write the same number, or remove nc"
+        )
+    return names
+
+
+def _names(value: Any, file: Path) -> tuple[str, ...]:
+    if _empty(value):
+        return ()
+    if isinstance(value, dict):
+        pairs = list(cast("dict[Any, Any]", value).items())
+        if not all(isinstance(key, str) and key.strip().isdecimal() and len(key) < 10 for key, _ in pairs):
+            raise DataError(f"{file}: names has keys that are no numbers; number the classes 0, 1, 2 ...")
+        table = {int(key): name for key, name in pairs}
+        if sorted(table) != list(range(len(pairs))):
+            raise DataError(
+                f"{file}: names has the numbers {_short(sorted(table))}; number the classes 0, 1, 2 ..."
+            )
+        value = [table[n] for n in range(len(table))]
+    elif isinstance(value, str):
+        listed = next((p for p in (file.parent / value, Path(value)) if p.is_file()), None)
+        value = list(read_lines(listed)) if listed else [value]
+    rows = cast("list[Any]", value)
+    for n, name in enumerate(rows):
+        if not isinstance(name, str) or not name.strip() or any(ord(sign) < 32 for sign in name):
+            raise DataError(f"{file}: names[{n}] is {_short(name)}, no name; write the name of the class")
+    return tuple(rows)
+
+
+def _short(value: object) -> str:
+    """A value of the file as a message shows it; nothing of what it holds is written out."""
+    if isinstance(value, str):
+        return ascii(value[:60])
+    if isinstance(value, list):
+        rows = cast("list[object]", value)
+        return (
+            f"a list of {len(rows)}" if any(not isinstance(v, (str, int)) for v in rows) else str(rows[:12])
+        )
+    return "empty" if value is None else f"a {type(value).__name__}"
+
+
+def _keypoints(facts: dict[str, Any], file: Path) -> tuple[int, int] | None:
+    """How many keypoints each box has, and numbers of each: `kpt_shape`.
+
+    Raises:
+        DataError: when it is no pair of numbers.
+    """
+    said: Any = facts.get("kpt_shape")
+    if _empty(said) or said == []:
+        return None
+    pair: list[Any] = [*cast("list[Any]", said)] if isinstance(said, list) else []
+    good = len(pair) == 2 and all(isinstance(v, str) and v.isdecimal() and 0 < int(v) < 10_000 for v in pair)
+    if not good or int(pair[1]) not in (2, 3):
+        raise DataError(
+            f"{file}: kpt_shape is {_short(cast('object', said))}; write [keypoints of an object, 2 or 3]"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def _says_outlines(facts: dict[str, Any]) -> bool:
+    """Whether `task: segment` says that longer rows are outlines."""
+    return facts.get("task") in ("segment", "seg", "obb")
+
+
+def _place(entry: Any, file: Path, root: Any) -> Path:
+    """Where an entry lies: below `path`, beside the file, or so without folders of its own in front.
+
+    A folder is not found by its last part alone: each split may have an images/.
+
+    Raises:
+        DataError: when it is in none of these places.
+    """
+    if not isinstance(entry, str) or "\0" in entry:
+        raise DataError(f"{file}: {_short(entry)} is no folder or list of images; write its name")
+    here = file.parent
+    roots = [here]
+    if isinstance(root, str) and not _empty(root) and "\0" not in root:
+        inner = root.replace("\\", "/").removeprefix("../").removeprefix("./")
+        roots += [Path(root), here / root, here / inner]
+    tried: list[Path] = []
+    for name, how in spellings(entry):
+        bare = FOLDERS in how and "/" not in name and "/" in entry.strip("./\\").replace("\\", "/")
+        for place in reversed(roots):
+            tried.append(place / name)
+            if is_regular(tried[-1]) or (tried[-1].is_dir() and not bare):
+                return tried[-1]
+    looked = ", ".join(list(dict.fromkeys(map(str, tried)))[:6])
+    raise DataError(f"{file}: {entry} was not found; looked for {looked}. Mend the entry or its `path`")
+
+
+# -- obj.data ------------------------------------------------------------------------------------------
+
+
+def _by_obj_data(file: Path) -> Parts | None:
+    """The splits of darknet's and CVAT's `obj.data`: lines such as `train = data/train.txt`.
+
+    Raises:
+        DataError: when it names other classes than it counts, or a list that is nowhere.
+    """
+    try:
+        lines = [line.partition("=") for line in split_lines(read_text(file))]
+    except Unusable as error:
+        raise DataError(str(error)) from error
+    facts = {key.strip().lower(): value.strip() for key, equals, value in lines if equals}
+    if "names" not in facts:
+        return None
+    entries = {split: next((facts[k] for k in keys if facts.get(k)), "") for split, keys in _NAMES.items()}
+    try:
+        names = read_lines(_place(facts["names"], file, None))
+        said: dict[str, Any] = {"names": list(names), "nc": facts.get("classes")}
+        layout = Layout(file=file, classes=_classes(said, file))
+    except Unusable as error:
+        raise DataError(str(error)) from error
+    parts: Parts = {
+        split: partial(read_yolo, [_place(entry, file, None)], layout, name=f"{file.parent.name} {split}")
+        for split, entry in entries.items()
+        if entry and _exists(entry, file)
+    }
+    if not parts:
+        inner = child(file.parent, "obj_train_data", "data")
+        if inner is None:
+            raise DataError(
+                f"{file}: names no list that is here; write `train = train.txt`, a list of images"
+            )
+        parts["all"] = partial(read_yolo, [inner], layout, name=file.parent.name)
+    return with_stand_in(parts)
+
+
+def _exists(entry: str, file: Path) -> bool:
+    return any((file.parent / name).exists() for name, _ in spellings(entry))
+
+
+# -- folders -------------------------------------------------------------------------------------------
+
+
+def _by_folders(path: Path) -> Parts | None:
+    """The splits of images/ and labels/, whichever of split and kind is the outer folder."""
+    images = child(path, *_IMAGES)
+    parts: Parts = {}
+    if images is not None and _has_labels(child(path, *_LABELS), images):
+        layout = Layout(file=path)
+        for split, names in _NAMES.items():
+            place = child(images, *names)
+            if place is not None:
+                parts[split] = partial(read_yolo, [place], layout, name=f"{path.name} {split}")
+        return with_stand_in(parts or {"all": partial(read_yolo, [images], layout, name=path.name)})
+    for split, names in _NAMES.items():
+        outer = child(path, *names)
+        inner = None if outer is None else child(outer, *_IMAGES)
+        if outer is not None and inner is not None and _has_labels(child(outer, *_LABELS), inner):
+            parts[split] = partial(read_yolo, [inner], Layout(file=path), name=f"{path.name} {split}")
+    return with_stand_in(parts) if parts else None
+
+
+def _has_labels(labels: Path | None, images: Path) -> bool:
+    """Whether there are labels to images: a text file in their folder, or beside the images."""
+    for place in (labels, images):
+        if place is not None and any(
+            f.is_file() and f.stat().st_size < 1 << 26 for f in place.rglob("*.txt")
+        ):
+            return True
+    return False
+
+
+def _beside(path: Path) -> Parts | None:
+    """Text files beside their pictures (LabelImg), in one folder or in train/, val/ and test/."""
+    parts: Parts = {}
+    for split, names in _NAMES.items():
+        place = child(path, *names)
+        if place is not None and _labelled(place):
+            parts[split] = partial(read_yolo, [place], Layout(file=path), name=f"{path.name} {split}")
+    if parts:
+        return with_stand_in(parts)
+    inner = child(path, "obj_train_data")
+    for place in (path, inner):
+        if place is not None and _labelled(place):
+            return {"all": partial(read_yolo, [place], Layout(file=path), name=path.name)}
+    return None
+
+
+def _labelled(place: Path) -> bool:
+    """Whether some of the first pictures here have a text file of that name whose first line is a label."""
+    for n, image in enumerate(images_below(place, PassedOver())):
+        text = image.with_suffix(".txt")
+        if n == 200:
+            return False
+        if text.is_file() and (text.name.lower() not in _LISTS) and _starts_with_label(text):
+            return True
+    return False
+
+
+_LISTS: Sequence[str] = ("classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt")
+
+
+def _starts_with_label(text: Path) -> bool:
+    try:
+        lines = [line for line in split_lines(read_text(text)) if line.strip()]
+    except Unusable:
+        return False
+    return bool(lines) and is_label_line(lines[0])
