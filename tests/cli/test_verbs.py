@@ -287,8 +287,8 @@ def test_eval_looks_several_times(weights: str, tmp_path: Path, capsys: pytest.C
     assert err.count("\n") == 1
 
 
-def test_eval_refuses_another_number_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """80 classes against four."""
+def test_eval_refuses_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """80 classes against four of other names; by order only as many can be compared."""
     model = by_name("reppoints_nano")
     save_weights(tmp_path / "w.safetensors", model.entry.detector.build().state_dict(), model.describe())
     given = (
@@ -300,7 +300,13 @@ def test_eval_refuses_another_number_of_classes(tmp_path: Path, capsys: pytest.C
         "--workers",
         "0",
     )
-    assert "80 classes" in run(capsys, *given, "--out", tmp_path, status=2)[1]
+    said = run(capsys, *given, "--out", tmp_path, status=2)[1]
+    assert "has other classes than the weights: ellipse, rectangle" in said
+    assert "write --classes-by order" in said
+    assert (
+        "the weights know 80 classes"
+        in run(capsys, *given, "--out", tmp_path, "--classes-by", "order", status=2)[1]
+    )
 
 
 # -- convert and doctor ----------------------------------------------------------------------------------

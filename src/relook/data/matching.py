@@ -1,6 +1,7 @@
 """Classes of two parties brought together by name: weights and data, training and validation."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -76,18 +77,19 @@ def matched(source: Source, classes: Sequence[str], by: By = "name") -> Source:
 def _labels(theirs: Sequence[str], ours: Sequence[str]) -> tuple[list[int | None], list[tuple[str, str]]]:
     """The place of each of their names among ours; and the pairs that are not written alike."""
     exact = {name: label for label, name in enumerate(ours)}
+    strange = Counter(_folded(name) for name in theirs if name not in exact)
+    known = set(theirs)
     free: dict[str, list[int]] = {}
     for name, label in exact.items():
-        if name not in theirs:
+        if name not in known:
             free.setdefault(_folded(name), []).append(label)
     labels: list[int | None] = []
     liked: list[tuple[str, str]] = []
     for name in theirs:
         near = free.get(_folded(name), [])
-        rivals = [other for other in theirs if other not in exact and _folded(other) == _folded(name)]
         if name in exact:
             labels.append(exact[name])
-        elif len(near) == 1 and len(rivals) == 1:
+        elif len(near) == 1 and strange[_folded(name)] == 1:
             labels.append(near[0])
             liked.append((name, ours[near[0]]))
         else:
@@ -112,12 +114,13 @@ def _category_ids(source: Source, labels: Sequence[int | None], count: int) -> t
 def _told(source: Source, labels: Sequence[int | None], classes: Sequence[str], owner: str) -> list[str]:
     """What is worth a word about the order and number of classes."""
     known = [label for label in labels if label is not None]
+    listed = set(known)
     notes: list[str] = []
     if known != sorted(known):
         notes.append(
             f"{source.name} lists its classes in another order than {owner}; they are matched by name"
         )
-    missing = [name for label, name in enumerate(classes) if label not in set(known)]
+    missing = [name for label, name in enumerate(classes) if label not in listed]
     if missing:
         notes.append(
             f"{source.name} does not list {len(missing)} of the {len(classes)} classes of {owner}: "

@@ -89,7 +89,7 @@ def test_own_list_of_classes_fixes_labels_and_refuses_others(tmp_path: Path) -> 
     _add(tmp_path, "one", _object("dog", (1, 1, 9, 9)), _object("cow", (1, 1, 9, 9)))
     _lists(tmp_path, train=["one"], val=["one"])
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
-    with pytest.raises(DataError, match=r"one\.xml: object 1: cow is no class.*known are dog, cat"):
+    with pytest.raises(DataError, match=r'one\.xml: object 1: "cow" is no class.*known are: dog, cat'):
         read(tmp_path, "train")
 
 

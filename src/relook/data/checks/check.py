@@ -260,5 +260,5 @@ def _problem_lines(verdict: str, problems: Sequence[Problem], most: int) -> list
         return []
     groups = grouped(problems)
     count = f"{len(problems):,} mistake{'s' if len(problems) > 1 else ''}"
-    more = [f"  and {len(groups) - most} more kinds"] if len(groups) > most else []
+    more = [f"  and {len(groups) - most} more kinds of mistakes"] if len(groups) > most else []
     return [f"{count} {verdict}", *(f"  {group}" for group in groups[:most]), *more]

@@ -2,11 +2,14 @@
 
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 MEGABYTE: Final = 1 << 20
-LARGEST_LABELS: Final = 64 * MEGABYTE  # a text file of labels or names, an XML file
+LARGEST_LABELS: Final = 8 * MEGABYTE  # the labels of one image, in text or XML
+LARGEST_LIST: Final = 512 * MEGABYTE  # a text file that lists images or names
 LARGEST_SETTINGS: Final = MEGABYTE  # a YAML file, whose reader is slow
 LARGEST_JSON: Final = 8192 * MEGABYTE
 LARGEST_IMAGE: Final = 2048 * MEGABYTE
@@ -62,13 +65,30 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises:
         Unusable: when it is none, holds more than `most` bytes, or cannot be read.
     """
+    with _opened(path, most) as file:
+        return file.read(most)
+
+
+def read_ends(path: Path, most: int, length: int = 4096) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a regular file; they overlap when it is short.
+
+    Raises:
+        Unusable: as `read_bytes`.
+    """
+    with _opened(path, most) as file:
+        head = file.read(length)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - length))
+        return head, file.read(length)
+
+
+@contextmanager
+def _opened(path: Path, most: int) -> Generator[IO[bytes]]:
     what = why_not(path, most)
     if what:
         raise Unusable(path, what, "put the file in its place" if "MB" not in what else "split it up")
     try:
         with path.open("rb") as file:
-            return file.read(most)
+            yield file
     except OSError as error:
-        raise Unusable(
-            path, f"cannot be read ({error.strerror or error})", "see that it may be read"
-        ) from error
+        fix = "see that it may be read"
+        raise Unusable(path, f"cannot be read ({error.strerror or error})", fix) from error

@@ -13,9 +13,11 @@ from typing_extensions import override
 from relook.data.disk.regular import (
     LARGEST_JSON,
     LARGEST_LABELS,
+    LARGEST_LIST,
     LARGEST_SETTINGS,
     Unusable,
     read_bytes,
+    read_ends,
 )
 
 TWICE: Final = "\0twice"
@@ -68,7 +70,7 @@ def _converter(data: bytes) -> str:
 
 def read_lines(path: Path) -> tuple[str, ...]:
     """The lines of a text file that are not empty, without blanks around them."""
-    return tuple(line.strip() for line in split_lines(read_text(path)) if line.strip())
+    return tuple(line.strip() for line in split_lines(read_text(path, LARGEST_LIST)) if line.strip())
 
 
 def split_lines(text: str) -> list[str]:
@@ -85,10 +87,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         Unusable: when it cannot be read, is no JSON or no object.
     """
-    data = read_bytes(path, LARGEST_JSON)
     fix = "write it again from its origin"
-    if not data[:64].lstrip(b"\xef\xbb\xbf\xfe\xff\0 \t\r\n").startswith(b"{"):
+    head, tail = read_ends(path, LARGEST_JSON)  # before all of what may be gigabytes
+    if not head.lstrip(b"\xef\xbb\xbf\xfe\xff\0 \t\r\n").startswith(b"{"):
         raise Unusable(path, "is no JSON object: it does not begin with {", fix)
+    if not tail.rstrip(b"\0 \t\r\n").endswith(b"}") or tail.endswith(b"\0\0\0\0"):
+        raise Unusable(path, "is no whole JSON object: it does not end with }", fix)
+    data = read_bytes(path, LARGEST_JSON)
     try:
         encoding = json.detect_encoding(data)
         whole: Any = json.loads(data.decode(encoding), object_pairs_hook=_noticed)
@@ -98,6 +103,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise Unusable(path, "is nested too deep to be annotations", fix) from None
     except ValueError as error:
+        if "digits" in str(error):
+            raise Unusable(path, "holds a whole number of thousands of digits", fix) from None
         raise Unusable(path, f"is no JSON ({' '.join(str(error).split())[:200]})", fix) from None
     return cast("dict[str, Any]", whole)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from relook.data.columnar import pack
 from relook.data.disk.listing import is_unwanted
+from relook.data.disk.regular import Unusable
 from relook.data.formats.coco.find import find_coco, find_roboflow, one_coco_file
 from relook.data.formats.problems import Part, Parts, Problems, printable
 from relook.data.formats.voc.find import find_voc
@@ -159,6 +161,8 @@ def _at(place: Path, formats: Mapping[str, Format]) -> Parts | None:
     """The splits in the first format that fits."""
     try:
         return next((parts for form in formats.values() if (parts := form.find(place))), None)
+    except Unusable as error:
+        raise DataError(str(error)) from error
     except OSError as error:
         raise DataError(f"{error.filename or place}: cannot be read ({error.strerror}); see to it") from error
 
@@ -270,9 +274,10 @@ def _read_split(parts: Parts, split: Split, path: Path, problems: Problems) -> S
         there = " and ".join(parts)
         raise DataError(f"{path} holds no test split, only {there}; name the data to test on with --data")
     if split == "train" and "all" not in parts:
-        raise DataError(
-            f"{path} holds no training split, only {' and '.join(parts)}; name the data that hold one"
+        there = (
+            "a test split only" if set(parts.values()) == {parts.get("test")} else "a validation split only"
         )
+        raise DataError(f"{path} holds {there}; name the data that hold a training split")
     return _tenth(parts.get("all") or parts["train"], split, path, problems)
 
 
@@ -296,7 +301,7 @@ def _tenth(part: Part, split: Split, path: Path, problems: Problems) -> Source:
 
 def _hash(sample: Sample) -> float:
     """A number from 0 to 1 that depends on the name of the file only."""
-    digest = hashlib.sha256(sample.path.name.encode()).digest()
+    digest = hashlib.sha256(os.fsencode(sample.path.name)).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

@@ -146,14 +146,14 @@ Parts = dict[str, Part]
 """What a folder holds: "train", "val" and "test", or "all" when it is not split."""
 
 
-def ambiguous(folder: Path, split: str, names: Sequence[Path | str]) -> Part:
+def ambiguous(folder: Path, split: str, files: Sequence[Path]) -> Part:
     """A split that several files claim: reading it raises, with the way out."""
-    listed = ", ".join(str(name) for name in names[:6]) + (", ..." if len(names) > 6 else "")
+    listed = ", ".join(file.name for file in files[:6]) + (", ..." if len(files) > 6 else "")
 
     def refuse(problems: Problems) -> Source:  # noqa: ARG001 (a Part)
         raise DataError(
             f"{folder}: {listed} could all be the {split} split; name one of them as the data, or the one to "
-            f"validate on with --val-data, such as --val-data {names[0]}"
+            f"validate on with --val-data, such as --val-data {files[0]}"
         )
 
     return refuse

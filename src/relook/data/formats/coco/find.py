@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from relook.data.disk.listing import child, is_unwanted
+from relook.data.disk.regular import is_regular
 from relook.data.formats.coco.read import ROBOFLOW_FILE, read_coco
 from relook.data.formats.problems import Part, Parts, ambiguous
 
@@ -96,11 +97,14 @@ def _siblings(file: Path) -> list[Path]:
 
 
 def _is_json(file: Path) -> bool:
-    return file.suffix.lower() == ".json" and not is_unwanted(file.name) and file.is_file()
+    """By its name alone: that it is a pipe, say, is told when it is read."""
+    return file.suffix.lower() == ".json" and not is_unwanted(file.name)
 
 
 def _looks_like_coco(file: Path) -> bool:
     """By its text, piece by piece: files may be large."""
+    if not is_regular(file):
+        return not file.is_dir()
     with file.open("rb") as opened:
         last = b""
         while piece := opened.read(1 << 20):

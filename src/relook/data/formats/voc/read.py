@@ -80,7 +80,7 @@ def read_voc(folder: Folder, chosen: Path | None, problems: Problems, *, name: s
                 samples.append(_sample(page, n + 1, first, labels, problems))
             elif stem not in files:
                 problems.fatal(
-                    chosen or folder.root, f'line "{stem}"', "has no annotation", "write it or drop the line"
+                    chosen or folder.root, stem, "has no file in Annotations", "write it or drop the line"
                 )
     if not samples:
         problems.fatal(

@@ -31,7 +31,9 @@ def find_yolo(path: Path) -> Parts | None:
     """
     if path.is_file():
         return _by_yaml(path) if path.suffix.lower() in {".yaml", ".yml"} else None
-    files = [f for f in sorted(path.iterdir()) if not is_unwanted(f.name) and f.is_file()]
+    files = [
+        f for f in sorted(path.iterdir()) if not is_unwanted(f.name) and (f.is_file() or f.stem == "data")
+    ]
     for file in files:
         if file.suffix.lower() in {".yaml", ".yml"} and (parts := _by_yaml(file)) is not None:
             return parts
@@ -107,7 +109,9 @@ def _classes(facts: dict[str, Any], file: Path) -> tuple[str, ...]:
             raise DataError(f"{file}: names is empty; list the names of the classes")
         return names
     if not isinstance(count, str) or not count.strip().isdecimal() or len(count) > 9:
-        raise DataError(f"{file}: nc is {_short(count)}, no number; write how many classes there are")
+        raise DataError(
+            f"{file}: nc is {_short(count)}, no number that can be; write how many classes there are"
+        )
     if not names:
         return tuple(str(n) for n in range(min(int(count), 100_000)))
     if int(count) != len(names):

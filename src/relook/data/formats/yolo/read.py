@@ -87,7 +87,11 @@ def _images_of(place: Path, problems: Problems) -> Iterator[Path]:
         if count > 1:
             what = f'"{line}" is listed {count} times; it is taken once'
             problems.tolerable(place, f'line "{line}"', what, "drop the others")
-        yield find.find(line) or place.parent / line.replace("\0", "")
+        image = find.find(line) or place.parent / line.replace("\0", "")
+        if image.name:
+            yield image
+        else:
+            problems.fatal(place, f'line "{line}"', "is no name of a picture", "write one or drop the line")
     problems.notes += [f"{place}: {told}" for told in find.sentences()]
 
 
