@@ -23,8 +23,15 @@ def bitmap(segmentation: object, height: int, width: int) -> NDArray[np.bool_] |
         None where there is nothing to draw: no segmentation, or no part of three points.
 
     Raises:
-        ValueError: when the run lengths are of another size or cannot be read.
+        ValueError: when the run lengths are of another size, or something in it cannot be read.
     """
+    try:
+        return _drawn(segmentation, height, width)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"its segmentation cannot be read ({error})") from None
+
+
+def _drawn(segmentation: object, height: int, width: int) -> NDArray[np.bool_] | None:
     if isinstance(segmentation, dict):
         return _from_runs(cast("Runs", segmentation), height, width)
     parts = cast("Sequence[Any]", segmentation) if isinstance(segmentation, (list, tuple)) else ()

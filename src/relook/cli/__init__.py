@@ -1,6 +1,7 @@
 """The command line: an overview, and one file for each verb, loaded when it is asked for."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # reppoints_v2_nano on two cores, idle and beside two busy programs: 243 and 1065 ms as OpenMP has it,
     # 463 and 673 without spinning (OMP_WAIT_POLICY=passive), 224 and 638 so
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+    for stream in (sys.stdout, sys.stderr):  # names in letters that this terminal does not have are escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--traceback" in given:
         given.remove("--traceback")

@@ -146,7 +146,8 @@ def _tell(options: Options, done: "Evaluation", model: str) -> None:
         say(table(head, [row for row in report.classes() if set(row[1:]) != {"-"}]))
         empty = [row[0] for row in report.classes() if set(row[1:]) == {"-"}]
         more = ", ..." if len(empty) > 8 else ""
-        say(f"without objects in these data: {', '.join(empty[:8])}{more}" if empty else "")
+        if empty:
+            say(f"without objects in these data: {', '.join(empty[:8])}{more}")
     seen = f", each looked at {done.views} times" if done.views > 1 else ""
     say(f"{rate:.1f} pictures a second{seen}; metrics.json and detections.json in {options.out}")
     if options.curves:

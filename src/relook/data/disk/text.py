@@ -95,11 +95,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise Unusable(path, "is no whole JSON object: it does not end with }", fix)
     data = read_bytes(path, LARGEST_JSON)
     try:
-        encoding = json.detect_encoding(data)
-        whole: Any = json.loads(data.decode(encoding), object_pairs_hook=_noticed)
+        text = data.decode(json.detect_encoding(data))
+        data = b""  # which is as large again
+        whole: Any = json.loads(text, object_pairs_hook=_noticed)
     except UnicodeDecodeError:
         decoded(data, path)  # says where
-        raise Unusable(path, "is no text in UTF-8", "save it as UTF-8") from None
+        raise Unusable(path, "is no text in UTF-8, UTF-16 or UTF-32", "save it as UTF-8") from None
     except RecursionError:
         raise Unusable(path, "is nested too deep to be annotations", fix) from None
     except ValueError as error:
