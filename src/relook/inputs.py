@@ -16,6 +16,7 @@ from PIL import Image
 from relook.data.decode import BrokenImage, read_image
 from relook.data.disk.listing import (
     PassedOver,
+    answers,
     entries,
     image_endings,
     images_below,
@@ -126,7 +127,7 @@ def _in_one_folder(pattern: Path) -> Iterator[Path]:
         hidden = pattern.name.startswith(".")
         for entry in entries(pattern.parent):
             fits = fnmatchcase(entry.name, pattern.name) and (hidden or not is_unwanted(entry.name))
-            if fits and entry.is_file():
+            if fits and answers(entry.is_file):
                 yield Path(entry.path)
 
 

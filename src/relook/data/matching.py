@@ -42,9 +42,8 @@ def by_name(source: Source, classes: Sequence[str], owner: str, way_out: str) ->
     notes = _told(source, labels, classes, owner)
     notes += [f"{source.name}: the class {a!r} is taken for {b!r} of {owner}" for a, b in liked]
     if unknown:
-        notes.append(
-            f"{source.name}: {', '.join(unknown[:5])} have no objects and are not among {owner}'s classes"
-        )
+        left = ", ".join(unknown[:5])
+        notes.append(f"{source.name}: {left}, without objects, are not among the classes of {owner}")
     places = [0 if label is None else label for label in labels]
     matched = with_labels(source, places, classes, ids)
     return replace(matched, notes=(*source.notes, *notes))

@@ -32,7 +32,8 @@ def image_endings() -> frozenset[str]:
     """Endings of image files, in lower case with their dots: all that this Pillow reads."""
     Image.init()
     known = Image.registered_extensions()
-    return frozenset(e for e, kind in known.items() if kind in Image.OPEN and kind not in _UNREAD)
+    read = (ending for ending, kind in known.items() if kind in Image.OPEN and kind not in _UNREAD)
+    return frozenset({*read, ".mpo"})  # which JPEG's reader opens
 
 
 def is_image_name(name: str) -> bool:
@@ -101,21 +102,22 @@ def _chosen(
     for entry in there:
         if is_unwanted(entry.name):
             passed.note("hidden", entry.name)
-        elif _is(entry.is_dir):
+        elif answers(entry.is_dir):
             inner.append(Path(entry.path))
         elif not wanted(entry.name):
             ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
             passed.note(ending or "without an ending", entry.name)
-        elif _is(entry.is_file):
+        elif answers(entry.is_file):
             yield Path(entry.path)
         else:
             passed.note("pipe, device or link to nothing", entry.name)
 
 
-def _is(question: Callable[[], bool]) -> bool:
+def answers(question: Callable[[], bool]) -> bool:
+    """Whether a question about a file is answered with yes; not so for a link to itself."""
     try:
         return question()
-    except OSError:  # a link to itself
+    except OSError:
         return False
 
 
@@ -136,6 +138,8 @@ def child(folder: Path, *names: str) -> Path | None:
         there = {p.name.lower(): p for p in sorted(folder.iterdir(), reverse=True) if not is_unwanted(p.name)}
     except OSError:
         return None
-    exact = next((folder / name for name in names if (folder / name).is_dir()), None)
-    found = [there[name.lower()] for name in names if name.lower() in there and there[name.lower()].is_dir()]
-    return exact or next(iter(found), None)
+    for name in names:
+        for path in (folder / name, there.get(name.lower())):
+            if path is not None and path.is_dir():
+                return path
+    return None

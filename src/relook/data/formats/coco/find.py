@@ -62,7 +62,8 @@ def _by_role(files: Sequence[Path], folder: Path) -> Parts:
         by_role.setdefault(_role(file), []).append(file)
     if "train" in by_role and {"val", "test"} & set(by_role):
         by_role.pop("all", None)
-    return with_stand_in({role: _claimed(claim, folder, role) for role, claim in by_role.items()})
+    roles = [role for role in (*_ROLES, "all") if role in by_role]
+    return with_stand_in({role: _claimed(by_role[role], folder, role) for role in roles})
 
 
 def _claimed(files: Sequence[Path], folder: Path, role: str) -> Part:

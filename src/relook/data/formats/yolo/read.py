@@ -277,7 +277,7 @@ class _Reading:
         if not self.lengths:
             self.first_long = (str(file), record)
         self.lengths[len(numbers)] += 1
-        self.like_keypoints += _like_keypoints(numbers)
+        self.like_keypoints += _like_keypoints(numbers) and not (len(numbers) == 8 and _is_convex(numbers))
         return _Line(label, hull(numbers), outline=tuple(numbers))
 
     def finish(self, images: Sequence[Path]) -> None:
@@ -306,8 +306,6 @@ class _Reading:
         if not count or self.layout.outlines or self.like_keypoints < count or len(self.lengths) > 1:
             return
         length = next(iter(self.lengths))
-        if length == 8:  # four corners: a turned box
-            return
         what = f"all {count} long rows have {length} numbers and may be boxes with keypoints or outlines"
         fix = "write `kpt_shape: [keypoints, 2 or 3]` or `task: segment` into data.yaml"
         self.problems.fatal(self.first_long[0], self.first_long[1], what, fix)
@@ -334,6 +332,14 @@ def _like_keypoints(numbers: Sequence[float]) -> bool:
     slack = 0.02
     inside = all(abs(px - x) <= width / 2 + slack and abs(py - y) <= height / 2 + slack for px, py in points)
     return triples or inside
+
+
+def _is_convex(points: Sequence[float]) -> bool:
+    """Whether points x, y, x, y ... are the corners of a convex outline, as those of a turned box."""
+    corners = np.array(points, np.float64).reshape(-1, 2)
+    sides = np.roll(corners, -1, 0) - corners
+    turns = sides[:, 0] * np.roll(sides[:, 1], -1) - sides[:, 1] * np.roll(sides[:, 0], -1)
+    return bool((turns > 0).all() or (turns < 0).all())
 
 
 def _there(file: Path) -> bool:
