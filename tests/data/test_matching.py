@@ -59,7 +59,7 @@ def test_a_name_that_differs_by_case_or_blanks_is_the_same_where_that_leaves_no_
 def test_other_names_are_refused_with_the_nearest_and_a_way_out() -> None:
     with pytest.raises(
         DataError,
-        match=r"aeroplane is not among airplane, dog; is 'aeroplane' what the weights call 'airplane'\?; rename",
+        match=r"aeroplane is not among airplane, dog; is 'aeroplane' what the weights call 'airplane'\?",
     ):
         by_name(source(("aeroplane", "dog"), (1, 2), [0]), ("airplane", "dog"), "the weights", "rename them")
 

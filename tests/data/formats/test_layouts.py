@@ -1,16 +1,15 @@
-"""Data sets as tools write them, each read by its path alone: the right boxes, classes, splits, or one sentence."""
+"""Data sets as tools write them, each read by its path alone: boxes, classes and splits are right."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-import mutants
 import numpy as np
 import pytest
 
+import mutants
 from relook.data.formats.detect import read
 from relook.data.sample import DataError
 
@@ -31,8 +30,9 @@ def label(n: int) -> bytes:
 def xml(n: int, filename: str | None = None, head: str = "") -> bytes:
     """A page of VOC's: corners from 1."""
     text = (
-        f"{head}<annotation><filename>{filename or f'p{n}.jpg'}</filename><size><width>64</width><height>48</height>"
-        f"<depth>3</depth></size><object><name>{NAMES[n % 2]}</name><bndbox><xmin>9</xmin><ymin>13</ymin>"
+        f"{head}<annotation><filename>{filename or f'p{n}.jpg'}</filename>"
+        "<size><width>64</width><height>48</height><depth>3</depth></size>"
+        f"<object><name>{NAMES[n % 2]}</name><bndbox><xmin>9</xmin><ymin>13</ymin>"
         "<xmax>40</xmax><ymax>36</ymax></bndbox></object></annotation>"
     )
     return text.encode()
@@ -228,7 +228,7 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_test_folder_of_a_yaml_is_no_mistake(tmp_path: Path) -> None:
-    """Tools write the entry whether there is one or not; a missing validation folder is told when it is read."""
+    """Tools write the entry whether there is one or not; a missing validation folder is told once read."""
     yaml = b"train: images/train\nval: images/nowhere\ntest: images/test\nnames: [cat, dog]\n"
     mutants.laid_out(ultralytics({}, yaml), tmp_path)
     assert len(read(tmp_path, "train").samples) == 2
@@ -275,7 +275,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     mutants.laid_out(
         ultralytics({}, b"train: images/train\nval: images/val\nnames: [cat, dog]\n"), tmp_path / "a"
     )
-    os.symlink(tmp_path / "a/images/val", tmp_path / "a/images/train/more")
-    os.symlink(tmp_path / "a/images/train", tmp_path / "a/images/train/again")
+    (tmp_path / "a/images/train/more").symlink_to(tmp_path / "a/images/val")
+    (tmp_path / "a/images/train/again").symlink_to(tmp_path / "a/images/train")
     names = [sample.path.name for sample in read(tmp_path / "a", "train").samples]
     assert names == ["p0.jpg", "p1.jpg", "p2.jpg", "p3.jpg"]

@@ -30,7 +30,7 @@ def coco_with(change: Any, folder: Path) -> Path:
     return laid_out(files, folder)
 
 
-# -- 1. what a file declares -------------------------------------------------------------------------------
+# -- 1. what a file declares ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_darknet_counts_its_classes(tmp_path: Path) -> None:
         read(laid_out(files, tmp_path), "train")
 
 
-# -- 2. types of JSON ----------------------------------------------------------------------------------------
+# -- 2. types of JSON ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_an_area_that_is_none_is_said(tmp_path: Path) -> None:
     assert 'annotations[1] (id 2): area is "12", no number of pixels; that of its box is taken' in said
 
 
-# -- 3. nothing usable -----------------------------------------------------------------------------------------
+# -- 3. nothing usable ---------------------------------------------------------------------------------
 
 
 def test_labels_elsewhere_are_said_with_the_place_looked_at(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def _many(boxes: list[list[float]], folder: Path) -> Path:
 
 def test_shares_of_1_in_coco(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match="all 4 boxes lie within one pixel.*look like shares.*multiply x and width"
+        DataError, match=r"all 4 boxes lie within one pixel.*look like shares.*multiply x and width"
     ):
         read(_many([[0.1, 0.2, 0.3, 0.4]] * 4, tmp_path), "train")
 
@@ -309,7 +309,7 @@ def test_swapped_corners_are_put_right_and_said(tmp_path: Path) -> None:
     assert all((box[:, 2:] > box[:, :2]).all() for box in boxes)
 
 
-# -- 4. stale references -----------------------------------------------------------------------------------------
+# -- 4. stale references -------------------------------------------------------------------------------
 
 
 def test_a_filename_that_all_annotations_share_gives_way_to_their_own(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_list_that_names_a_picture_twice_takes_it_once(tmp_path: Path) -> None
     assert '"images/train/p0.jpg" is listed 2 times; it is taken once' in check(folder).text()
 
 
-# -- 7. names that are not unique ----------------------------------------------------------------------------------
+# -- 7. names that are not unique ----------------------------------------------------------------------
 
 
 def test_two_categories_of_one_name_stay_two_classes(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_two_pictures_that_share_a_label_file_are_said(tmp_path: Path) -> None:
     assert '"p0.png" and "p0.jpg" share this file' in check(laid_out(files, tmp_path)).text()
 
 
-# -- 8. encodings ----------------------------------------------------------------------------------------------------
+# -- 8. encodings --------------------------------------------------------------------------------------
 
 CHINESE = "小猫和狗"
 
@@ -436,7 +436,7 @@ def test_problems_of_one_kind_are_one_line(tmp_path: Path) -> None:
 
 
 def test_the_doctor_reads_one_file_alone_and_says_who_claims_a_split(tmp_path: Path) -> None:
-    """Train and three tests: train can be read; the message names --val-data, which validates on one of them."""
+    """Train and three tests: train can be read; the message names --val-data, to validate on one of them."""
     names = ("test", "test_inshore", "test_offshore")
     files = coco() | {f"annotations/instances_ship_{name}.json": instances((3,)) for name in names}
     files["annotations/instances_ship_train.json"] = files.pop("annotations/instances_train.json")

@@ -173,7 +173,8 @@ def _data(options: Options) -> int:
         counter.count = done - 1
         counter.step()
 
-    report, sources = examined(options.path, val=options.val_data, progress=progress)
+    masks = options.draw is not None
+    report, sources = examined(options.path, val=options.val_data, masks=masks, progress=progress)
     counter.done()
     sizes = _sizes(sources, rule)
     drawn = [] if options.draw is None else _draw(options.draw, sources)

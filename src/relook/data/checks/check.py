@@ -86,10 +86,11 @@ def examined(
     path: Path | str,
     *,
     val: Path | str | None = None,
+    masks: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, dict[str, Source]]:
-    """What `check` finds, and the splits that could be read, by name."""
-    problems = Problems(thorough=True)
+    """What `check` finds, and the splits that could be read, by name; with their masks on request."""
+    problems = Problems(thorough=True, masks=masks)
     sources = _read(path, val, problems)
     samples = [sample for source in sources.values() for sample in source.samples]
     _check_images(samples, problems, progress)

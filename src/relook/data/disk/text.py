@@ -92,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not head.lstrip(b"\xef\xbb\xbf\xfe\xff\0 \t\r\n").startswith(b"{"):
         raise Unusable(path, "is no JSON object: it does not begin with {", fix)
     if not tail.rstrip(b"\0 \t\r\n").endswith(b"}") or tail.endswith(b"\0\0\0\0"):
-        raise Unusable(path, "is no whole JSON object: it does not end with }", fix)
+        raise Unusable(path, "is no JSON object: it does not end with }", fix)
     data = read_bytes(path, LARGEST_JSON)
     try:
         text = data.decode(json.detect_encoding(data))

@@ -30,7 +30,7 @@ HOSTILE_TEXT = (
         "9" * 400,
         "0x10",
         "1_000",
-        "١",
+        "\u0661",
     ),
     *(
         "null",
@@ -182,7 +182,8 @@ def voc() -> Files:
             for name, x in (("cat", 3), ("dog", 30))
         )
         size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
-        text = f"<?xml version='1.0' encoding='utf-8'?><annotation><filename>p{n}.jpg</filename>{size}{boxes}</annotation>"
+        page = f"<annotation><filename>p{n}.jpg</filename>{size}{boxes}</annotation>"
+        text = f"<?xml version='1.0' encoding='utf-8'?>{page}"
         files |= {f"Annotations/p{n}.xml": text.encode(), f"JPEGImages/p{n}.jpg": PICTURES[n]}
     return files
 
@@ -273,7 +274,7 @@ def _special(path: Path, value: int) -> None:
     path.unlink()
     kinds: tuple[Callable[[], object], ...] = (
         lambda: None,
-        lambda: path.mkdir(),
+        path.mkdir,
         lambda: os.mkfifo(path),
         lambda: path.symlink_to(path.name),
         lambda: path.symlink_to("/dev/zero"),
