@@ -154,7 +154,7 @@ LAYOUTS: dict[str, Callable[[], Files]] = {
     "lists of windows": windows_lists,
     "coco with backslashes": lambda: coco(lambda n: f"{split(n, 'val')}\\p{n}.jpg"),
     "coco percent-encoded": lambda: coco(lambda n: quote(f"my cat {n}.jpg"), "my cat {}.jpg".format),
-    "coco of another machine": lambda: coco("/home/other/pets/p{}.jpg".format),
+    "coco of another machine": lambda: coco("/volumes/old/pets/p{}.jpg".format),
     "coco with addresses": lambda: coco("https://example.org/pets/p{}.jpg?token=1".format),
     "coco in another case": lambda: coco("P{}.JPG".format),
     "coco in another form of unicode": lambda: coco("e\u0301{}.jpg".format, "\u00e9{}.jpg".format),
@@ -186,7 +186,7 @@ def test_a_layout_is_read_by_its_path(layout: str, tmp_path: Path) -> None:
         ("coco percent-encoded", r"2 names are written percent-encoded, such as my%20cat%200\.jpg"),
         (
             "coco of another machine",
-            r"written with folders that are not here, such as /home/other/pets/p0\.jpg",
+            r"written with folders that are not here, such as /volumes/old/pets/p0\.jpg",
         ),
         ("coco in another case", r"written in another case or spelling of letters, such as P0\.JPG"),
         ("one folder too deep", r"itself holds no data set; the one in .*download/pets is taken"),

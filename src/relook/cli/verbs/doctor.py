@@ -9,8 +9,6 @@ from relook.cli.arguments import MAX_PIXELS, Verb, Wrong, limit_pixels, option
 from relook.cli.printing import Counter, say, say_json, table
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from relook.data.checks.sizes import ClassSizes
     from relook.data.sample import Source
     from relook.recipe import Size
@@ -177,7 +175,7 @@ def _data(options: Options) -> int:
     report, sources = examined(options.path, val=options.val_data, masks=masks, progress=progress)
     counter.done()
     sizes = _sizes(sources, rule)
-    drawn = [] if options.draw is None else _draw(options.draw, sources)
+    drawn = _drawn(options.draw, sources)
     if options.json:
         more = {"sizes": [asdict(one) for one in sizes], "drawn": [str(path) for path in drawn]}
         say_json({"usable": report.usable, **asdict(report), **more})
@@ -188,6 +186,15 @@ def _data(options: Options) -> int:
         if drawn:
             say(f"{len(drawn)} pictures; look at {drawn[0]} first")
     return 0 if report.usable else 1
+
+
+def _drawn(folder: Path | None, sources: "Mapping[str, Source]") -> list[Path]:
+    """Writes some pictures of each split, and a contact sheet of them; their paths."""
+    if folder is None:
+        return []
+    from relook.results.truth import write_pictures  # noqa: PLC0415
+
+    return write_pictures(folder, sources, DRAWN)
 
 
 def _input_of(model: str | None) -> "Size | None":
@@ -223,34 +230,6 @@ def _size_lines(options: Options, sizes: "Sequence[ClassSizes]", rule: "Size") -
         command = f"relook train --model {options.model} --data {options.path} --size {wanted}"
         lines.append(f"Suggested: {command}")
     return [*lines, ""]
-
-
-def _draw(folder: Path, sources: "Mapping[str, Source]") -> list[Path]:
-    """Writes some pictures of each split with what is annotated, and a contact sheet of them; their paths."""
-    from relook.data.decode import BrokenImage  # noqa: PLC0415
-    from relook.results.result import save_picture  # noqa: PLC0415
-    from relook.results.truth import annotated, contact_sheet  # noqa: PLC0415
-
-    sheet = folder / "00-contact-sheet.jpg"
-    shown: list[tuple[str, Image.Image]] = []
-    written: list[Path] = []
-    for split, source in sources.items():
-        with_objects = [n for n, sample in enumerate(source.samples) if len(sample.boxes)]
-        chosen = with_objects or list(range(len(source.samples)))
-        most = max(1, DRAWN // len(sources))
-        for n in chosen[:: -(-len(chosen) // most) or 1][:most]:
-            sample = source.samples[n]
-            try:
-                picture = annotated(sample, source.classes)
-            except BrokenImage:
-                continue  # the report lists it
-            shown.append((f"{split}: {sample.path.name}", picture))
-            written.append(folder / f"{len(shown):02d}-{split}-{sample.path.stem}.jpg")
-            save_picture(picture, written[-1])
-    if not shown:
-        return []
-    save_picture(contact_sheet(shown), sheet)
-    return [sheet, *written]
 
 
 VERB = Verb(
