@@ -59,7 +59,7 @@ def test_doctor_draws_what_is_annotated(tmp_path: Path, capsys: pytest.CaptureFi
     changed = np.abs(plain - drawn).max(2) > 40
     assert changed[38:140, 30:200].mean() > 0.2, "the outline from 4,5 to 24,17 is shaded"
     with Image.open(tmp_path / "seen" / names[0]) as sheet:
-        assert min(sheet.size) > 600
+        assert min(sheet.size) > 500
 
 
 def test_doctor_draws_what_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -192,7 +192,7 @@ def _drawn(folder: Path | None, sources: "Mapping[str, Source]") -> list[Path]:
     """Writes some pictures of each split, and a contact sheet of them; their paths."""
     if folder is None:
         return []
-    from relook.results.truth import write_pictures  # noqa: PLC0415
+    from relook.results.annotated.pictures import write_pictures  # noqa: PLC0415
 
     return write_pictures(folder, sources, DRAWN)
 

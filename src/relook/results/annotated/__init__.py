@@ -1,0 +1,1 @@
+"""What is annotated, drawn: for people who look at their data before they train."""
