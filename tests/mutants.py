@@ -245,7 +245,7 @@ class Damage:
         """One value of a JSON file becomes another, goes, or comes twice."""
         try:
             whole = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return data
         places = list(_places(whole))
         if not places:

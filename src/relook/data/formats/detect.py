@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from relook.data.columnar import pack
@@ -126,7 +126,7 @@ def say(notes: Sequence[str]) -> None:
         _say(printable(note))
 
 
-@cache
+@lru_cache(maxsize=10_000)
 def _say(note: str) -> None:
     """Once in a process, for training and validation split tell the same."""
     log.warning("%s", note)
