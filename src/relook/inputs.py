@@ -111,9 +111,11 @@ def _matching(pattern: Path) -> Iterator[Path]:
     any_kind = bool(pattern.suffix) and not _is_pattern(pattern.suffix)
     if _is_pattern(pattern.parent) or pattern.name == "**":
         fitting = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
-        files = (path for path in map(Path, fitting) if path.is_file())
+        fixed = sum(1 for _ in itertools.takewhile(lambda part: not _is_pattern(part), pattern.parts))
+        found = (path for path in map(Path, fitting) if path.is_file())
+        files = (path for path in found if not any(map(is_unwanted, path.parts[fixed:])))
     else:
-        files = _in_one_folder(pattern)
+        files = _in_one_folder(pattern, passed)
     for path in files:
         if any_kind or is_image_name(path.name):
             yield path
@@ -122,13 +124,18 @@ def _matching(pattern: Path) -> Iterator[Path]:
     _tell(passed, pattern)
 
 
-def _in_one_folder(pattern: Path) -> Iterator[Path]:
+def _in_one_folder(pattern: Path, passed: PassedOver) -> Iterator[Path]:
     if pattern.parent.is_dir():
         hidden = pattern.name.startswith(".")
         for entry in entries(pattern.parent):
-            fits = fnmatchcase(entry.name, pattern.name) and (hidden or not is_unwanted(entry.name))
-            if fits and answers(entry.is_file):
+            if not fnmatchcase(entry.name, pattern.name) or answers(entry.is_dir):
+                continue
+            if not hidden and is_unwanted(entry.name):
+                passed.note("hidden", entry.name)
+            elif answers(entry.is_file):
                 yield Path(entry.path)
+            else:
+                passed.note("pipe, device or link to nothing", entry.name)
 
 
 def pixels(picture: Picture, name: str) -> NDArray[np.uint8]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Runs = dict[str, Any]
 """{"size": [height, width], "counts": text}: compressed run lengths, as COCO's results have them."""
 
+_MOST = 400_000_000  # pixels of a mask
+
 _tool: Any = hotcoco.mask
 
 
@@ -32,6 +34,8 @@ def bitmap(segmentation: object, height: int, width: int) -> NDArray[np.bool_] |
 
 
 def _drawn(segmentation: object, height: int, width: int) -> NDArray[np.bool_] | None:
+    if height * width > _MOST:
+        raise ValueError(f"{height} x {width} pixels are too many to draw")
     if isinstance(segmentation, dict):
         return _from_runs(cast("Runs", segmentation), height, width)
     parts = cast("Sequence[Any]", segmentation) if isinstance(segmentation, (list, tuple)) else ()
@@ -48,9 +52,11 @@ def _from_runs(runs: Runs, height: int, width: int) -> NDArray[np.bool_]:
         raise ValueError(f"its run lengths are of {size} (height, width), the image has {[height, width]}")
     counts = runs.get("counts")
     if isinstance(counts, (list, tuple)):
-        lengths = np.array(cast("Sequence[int]", counts), np.int64)
-        if lengths.sum() != height * width or (lengths < 0).any():
-            raise ValueError(f"its run lengths sum to {lengths.sum()}, not to {height} x {width}")
+        whole = cast("Sequence[int]", counts)
+        total = sum(whole)  # before numpy, whose sums wrap around
+        if len(whole) > height * width + 1 or total != height * width or min(whole) < 0:
+            raise ValueError(f"its run lengths sum to {total}, not to {height} x {width}")
+        lengths = np.array(whole, np.int64)
         values = np.arange(len(lengths)) % 2 == 1
         return np.repeat(values, lengths).reshape(width, height).T
     text = counts.encode() if isinstance(counts, str) else counts

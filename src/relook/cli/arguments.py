@@ -64,6 +64,9 @@ MAX_PIXELS: Final = "pixels of the largest picture that is read (default: 178956
 
 def limit_pixels(most: int | None) -> None:
     """Sets the limit on the size of pictures for this process and those that it starts."""
+    said = os.environ.get("RELOOK_MAX_PIXELS", "")
+    if said and not (said.isascii() and said.isdecimal() and int(said) > 0):
+        raise Wrong(f"RELOOK_MAX_PIXELS={said} is no number of pixels; write one such as 400000000")
     if most is None:
         return
     if most < 1:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from relook.escaping import printable_lines
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned with spaces; a column of numbers to the right."""
@@ -27,12 +29,12 @@ def _number(text: str) -> bool:
 
 def say(text: str = "") -> None:
     """A result, for people."""
-    print(text)
+    print(printable_lines(text))
 
 
 def remark(text: str) -> None:
     """What is going on; not a result."""
-    print(text, file=sys.stderr)
+    print(printable_lines(text), file=sys.stderr)
 
 
 def say_json(value: Any) -> None:

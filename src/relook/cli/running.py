@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from relook.cli.arguments import Wrong, parse
+from relook.escaping import printable_lines
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
@@ -55,13 +56,13 @@ def _explain(verb: str, error: Exception) -> int:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         words = f"{error.filename}: {error.strerror}"
     if fixable:
-        print(f"relook {verb}: {words}", file=sys.stderr)
+        print(printable_lines(f"relook {verb}: {words}"), file=sys.stderr)
         return WRONG
     if not isinstance(error, (ArithmeticError, MemoryError)) and not type(error).__name__.startswith(
         "OutOfMem"
     ):
         words = f"{type(error).__name__}: {words}; RELOOK_TRACEBACK=1 relook {verb} ... shows where"
-    print(f"relook {verb}: {words}", file=sys.stderr)
+    print(printable_lines(f"relook {verb}: {words}"), file=sys.stderr)
     return FAILED
 
 

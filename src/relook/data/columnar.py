@@ -4,7 +4,6 @@ As Python objects they would fill hundreds, and each loading process would come 
 counting references writes into them.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +33,10 @@ class ColumnarSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def _path(self, n: int) -> str:
+        start, end = int(self.path_ends[n]), int(self.path_ends[n + 1])
+        return self.paths[start:end].decode("utf-8", "surrogatepass")
+
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
@@ -47,7 +50,7 @@ class ColumnarSamples(Sequence[Sample]):
         rows = slice(int(self.ends[n]), int(self.ends[n + 1]))
         return Sample(
             id=int(self.ids[n]),
-            path=Path(os.fsdecode(self.paths[int(self.path_ends[n]) : int(self.path_ends[n + 1])])),
+            path=Path(self._path(n)),
             height=int(self.sizes[n, 0]),
             width=int(self.sizes[n, 1]),
             boxes=self.boxes[rows],
@@ -65,7 +68,7 @@ def pack(samples: Iterable[Sample], *, numbered: bool = False) -> ColumnarSample
     With `numbered` their ids become 1, 2, 3 ...
     """
     kept = list(samples)
-    paths = [os.fsencode(sample.path) for sample in kept]  # names on disk need not be text
+    paths = [str(sample.path).encode("utf-8", "surrogatepass") for sample in kept]
     flags = [np.stack([sample.crowd, sample.ignore], 1) for sample in kept]
     carried = any(sample.segmentation for sample in kept)
     return ColumnarSamples(

@@ -7,6 +7,7 @@ Pillow decodes. torchvision's JPEG decoder gives the same pixels a third faster 
 import io
 import os
 import threading
+from functools import cache
 from pathlib import Path
 from typing import IO, Final
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from relook.data.disk.listing import UNREAD, image_endings
 from relook.data.disk.regular import LARGEST_IMAGE, Unusable, read_bytes, why_not
 
 MAX_PIXELS: Final = 178_956_970
@@ -73,20 +75,48 @@ def image_size(path: Path | str) -> tuple[int, int]:
         BrokenImage: as `read_image`; but a damage behind the head is not seen.
     """
     what = why_not(path, LARGEST_IMAGE)
-    if what:
-        raise BrokenImage(f"{path}: {what}")
+    if what or not Path(path).stat().st_size:
+        raise BrokenImage(f"{path}: {what or 'the file is empty'}")
     try:
         with Path(path).open("rb") as file, _opened(file, str(path)) as opened:
             width, height = opened.size
-            turned = opened.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+            # not the PNG reader's own, which decodes the whole image to see what lies behind it
+            turned = Image.Image.getexif(opened).get(_ORIENTATION, 1) in _SIDEWAYS
     except BrokenImage:
         raise
+    except UnidentifiedImageError as error:
+        raise BrokenImage(f"{path}: not an image in a format that Pillow reads") from error
     except Exception as error:  # as in `read_image`
         raise BrokenImage(f"{path}: not a readable image ({str(error) or type(error).__name__})") from error
     return (width, height) if turned else (height, width)
 
 
+def check_image(path: Path | str) -> tuple[int, int]:
+    """(height, width) of an image all of which was decoded; needs less memory than `read_image`.
+
+    Raises:
+        BrokenImage: as `read_image`.
+    """
+    height, width = image_size(path)
+    try:
+        with Path(path).open("rb") as file, _opened(file, str(path)) as opened:
+            if opened.mode in {"I", "F"}:
+                return read_image(path).shape[:2]  # refuses it
+            opened.load()
+    except BrokenImage:
+        raise
+    except Exception as error:  # as in `read_image`
+        raise BrokenImage(f"{path}: damaged ({str(error) or type(error).__name__})") from error
+    return height, width
+
+
 _opening = threading.Lock()
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    image_endings()  # so that Pillow has looked for all of its formats
+    return tuple(kind for kind in Image.OPEN if kind not in UNREAD)
 
 
 def _opened(file: IO[bytes], name: str) -> Image.Image:
@@ -100,7 +130,7 @@ def _opened(file: IO[bytes], name: str) -> Image.Image:
     with _opening:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            opened = Image.open(file)
+            opened = Image.open(file, formats=_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = usual
     pixels, most = opened.width * opened.height, max_pixels()

@@ -57,7 +57,7 @@ def matched(source: Source, classes: Sequence[str], by: By = "name") -> Source:
     Raises:
         DataError: when they cannot be brought together.
     """
-    nameless = all(_NO_NAME.fullmatch(name) for name in classes)
+    nameless = all(_NO_NAME.fullmatch(name) for name in classes) and not set(source.classes) <= set(classes)
     if by == "name" and not (nameless and len(classes) == len(source.classes)):
         way_out = "rename them in the data, or, if both have the same order, write --classes-by order"
         return replace(by_name(source, classes, "the weights", way_out), classes_by="name")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from relook.data.decode import BrokenImage, read_image
+from relook.data.decode import BrokenImage, check_image, read_image
 
 Split = Literal["train", "val", "test"]
 """Which part of a data set."""
@@ -62,7 +62,21 @@ class Sample:
             WrongSize: when its size is not the one the annotation gives.
         """
         image = read_image(self.path) if self.pixels is None else self.pixels()
-        height, width = image.shape[:2]
+        self._compare(image.shape[0], image.shape[1])
+        return image
+
+    def check(self) -> None:
+        """Decodes the image, in less memory than `image`.
+
+        Raises:
+            BrokenImage: as `image`.
+            WrongSize: as `image`.
+        """
+        if self.pixels is None:
+            self._compare(*check_image(self.path))
+
+    def _compare(self, height: int, width: int) -> None:
+        """Refuses a size that is not the annotation's."""
         if self.height and (height, width) != (self.height, self.width):
             exchanged = (height, width) == (self.width, self.height)
             why = ", as the file is before viewers turn it (EXIF)" if exchanged else ""
@@ -70,7 +84,6 @@ class Sample:
                 f"{self.path}: is {width}x{height} pixels (width x height), "
                 f"but its annotation says {self.width}x{self.height}{why}"
             )
-        return image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

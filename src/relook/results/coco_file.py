@@ -1,6 +1,7 @@
 """A COCO file of detections, written as they come: memory does not grow with the number of images."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any, Self
 
 from relook.files import whole_file
 from relook.rle import area
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class CocoFile:
@@ -34,16 +37,14 @@ class CocoFile:
         # images are listed beside, because both lists grow at once and a file has one end
         self._listed = self._open.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
         categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, start=1)]
-        self._main.write(
-            '{"categories": ' + json.dumps(categories, ensure_ascii=False) + ',\n"annotations": ['
-        )
+        self._main.write('{"categories": ' + _text(categories) + ',\n"annotations": [')
         return self
 
     def add(self, file_name: str, *, height: int, width: int, found: Sequence[Mapping[str, Any]]) -> None:
         """One image and what was found in it; `found` holds COCO results, whose image_id is set here."""
         self.images += 1
         image = {"id": self.images, "file_name": file_name, "height": height, "width": width}
-        self._listed.write(("," if self.images > 1 else "") + "\n" + json.dumps(image, ensure_ascii=False))
+        self._listed.write(("," if self.images > 1 else "") + "\n" + _text(image))
         for row in found:
             self.annotations += 1
             whole = {"id": self.annotations, **row, "image_id": self.images, "iscrowd": 0}
@@ -61,3 +62,9 @@ class CocoFile:
             self._main.write("\n]}\n")
             self._main.flush()
         self._open.__exit__(kind, error, trace)
+
+
+def _text(value: object) -> str:
+    """JSON in plain letters; a name that is no text, as disks may have it, is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or not _SURROGATE.search(text) else json.dumps(value)

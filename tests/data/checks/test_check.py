@@ -104,7 +104,9 @@ def test_mostly_broken_images_prevent_training(folder: Path) -> None:
         file.write_bytes(b"")
     report = check(folder)
     assert not report.usable
-    assert "12 of 12 images are broken" in report.text()
+    said = [problem.what for problem in report.problems if problem.fatal]
+    assert "8 of 8 images are broken, with which training stops" in said
+    assert "4 of 4 images are broken, with which training stops" in said
 
 
 def test_no_format_and_no_json_are_reported_not_raised(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_what_is_no_regular_file_is_named(tmp_path: Path) -> None:
         "nowhere": "there is no such file",
         "zero\0byte": "holds a zero byte",
         "n" * 400: "cannot be read",
-        "large": "holds 0 MB, more than the 0 MB that are read",
+        "large": "holds 0 kB, more than the 0 kB that are read",
     }
     for name, what in kinds.items():
         with pytest.raises(Unusable, match=what):
@@ -37,7 +37,7 @@ def test_what_is_no_regular_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("deep", ["[" * 1_000_000, "{a: " * 200_000, "- " * 400_000, "? " * 400_000])
 def test_a_deep_yaml_is_answered_at_once(deep: str, tmp_path: Path) -> None:
     file = tmp_path / "data.yaml"
-    file.write_text(deep[: 1 << 20])
+    file.write_text(deep[: 380 << 10])
     started = time.monotonic()
     with pytest.raises(Unusable, match=r"is nested too deep|is no YAML"):
         read_yaml(file)
@@ -100,7 +100,7 @@ def test_an_xml_of_entities_or_without_end_is_answered_at_once(tmp_path: Path) -
     for text in texts:
         (tmp_path / "a.xml").write_text(text)
         started = time.monotonic()
-        with pytest.raises(Unusable, match="is no XML"):
+        with pytest.raises(Unusable, match=r"is no XML|declares entities"):
             read_xml(tmp_path / "a.xml")
         assert time.monotonic() - started < 5
 

@@ -234,7 +234,7 @@ def test_a_missing_test_folder_of_a_yaml_is_no_mistake(tmp_path: Path) -> None:
     assert len(read(tmp_path, "train").samples) == 2
     with pytest.raises(DataError, match="images/nowhere was not found; looked for"):
         read(tmp_path, "val")
-    with pytest.raises(DataError, match="holds no test split"):
+    with pytest.raises(DataError, match="images/test was not found"):
         read(tmp_path, "test")
 
 

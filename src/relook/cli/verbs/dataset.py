@@ -19,8 +19,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Reads a data set and writes it in another format; gives the exit status."""
-    from relook.data.formats.problems import printable  # noqa: PLC0415 (numpy, which --help does without)
-    from relook.data.writing.write import write  # noqa: PLC0415
+    from relook.data.writing.write import write  # noqa: PLC0415 (numpy, which --help does without)
 
     counter = Counter("pictures")
     splits, notes = write(
@@ -28,7 +27,7 @@ def run(options: Options) -> int:
     )
     counter.done()
     for note in notes:
-        remark(printable(f"relook dataset: {note}"))
+        remark(f"relook dataset: {note}")
     rows = [
         {
             "split": split.name,

@@ -1,6 +1,8 @@
 """`relook doctor PATH` for data: everything that is wrong, all at once, and what the data look like."""
 
+import contextlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +14,14 @@ from numpy.typing import NDArray
 
 from relook.data.decode import BrokenImage
 from relook.data.formats.detect import parts_of
-from relook.data.formats.problems import Part, Problem, Problems, grouped, printable
+from relook.data.formats.problems import Part, Problem, Problems, grouped
 from relook.data.learnt import has_objects
 from relook.data.matching import by_name
 from relook.data.sample import DataError, Sample, Source, WrongSize
+from relook.escaping import printable
 
+_large = threading.Lock()  # large pictures are decoded one at a time
+_MANY = 16_000_000  # pixels
 _MOST_LISTED = 100  # classes in a report for people
 _SMALL, _LARGE = 32.0**2, 96.0**2  # COCO's borders between small, medium and large objects, in pixels
 
@@ -92,11 +97,16 @@ def examined(
     """What `check` finds, and the splits that could be read, by name; with their masks on request."""
     problems = Problems(thorough=True, masks=masks)
     sources = _read(path, val, problems)
-    samples = [sample for source in sources.values() for sample in source.samples]
-    _check_images(samples, problems, progress)
+    done = 0
     for source in sources.values():
+        total = sum(len(one.samples) for one in sources.values())
+        _check_images(source, problems, progress, (done, total))
+        done += len(source.samples)
+    for split, source in sources.items():
         with problems.going_on(source.file or source.name, "data set"):
-            _check_use(source, problems)
+            _check_use(source, problems, needed=split != "test")
+    if sources and not {"train", "all"} & set(sources):
+        problems.notes.append(f"{path} has no training split: it can be evaluated on, not trained on")
     for other in ("val", "test"):
         if {"train", other} <= set(sources):
             with problems.going_on(path, "splits"):
@@ -126,8 +136,15 @@ def _read(path: Path | str, val: Path | str | None, problems: Problems) -> dict[
         if any(part is one for one in read):  # tests that stand in for validation
             continue
         read.append(part)
+        name = "train" if split == "all" and val is not None else split
+        if split == "test":  # not needed to train
+            try:
+                sources[name] = part(problems)
+            except DataError as error:
+                problems.tolerable(path, split, str(error), "mend it before you test on it")
+            continue
         with problems.going_on(path, split):
-            sources["train" if split == "all" and val is not None else split] = part(problems)
+            sources[name] = part(problems)
     return sources
 
 
@@ -138,7 +155,8 @@ def _look(sample: Sample) -> Problem | None:
     """The mistake in the file of one image."""
     record = f"image {sample.id}"
     try:
-        sample.image()
+        with _large if sample.height * sample.width > _MANY else contextlib.nullcontext():
+            sample.check()
     except WrongSize as error:
         fix = "write the true height and width, and see whether the boxes fit the image as viewers show it"
         return _about(sample, record, str(error), fix)
@@ -157,22 +175,26 @@ def _about(sample: Sample, record: str, words: str, fix: str) -> Problem:
 
 
 def _check_images(
-    samples: Sequence[Sample], problems: Problems, progress: Callable[[int, int], None] | None
+    source: Source,
+    problems: Problems,
+    progress: Callable[[int, int], None] | None,
+    place: tuple[int, int],
 ) -> None:
-    broken = 0
+    """Decodes all images of a split; `place` says how many were looked at before, and of how many."""
+    samples, broken = source.samples, 0
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
-        for n, problem in enumerate(pool.map(_look, samples)):
+        for n, problem in enumerate(pool.map(_look, samples), 1):
             if problem is not None:
                 problems.found.append(problem)
                 broken += 1
-            if progress is not None and (n % 100 == 99 or n + 1 == len(samples)):
-                progress(n + 1, len(samples))
+            if progress is not None and (n % 100 == 0 or n == len(samples)):
+                progress(place[0] + n, place[1])
     if samples and broken > len(samples) / 2:
         what = f"{broken} of {len(samples)} images are broken, with which training stops"
         problems.fatal(samples[0].path.parent, "images", what, "fix the images listed")
 
 
-def _check_use(source: Source, problems: Problems) -> None:
+def _check_use(source: Source, problems: Problems, *, needed: bool) -> None:
     """Classes without objects, and images without; a split without any object is of no use."""
     used = Counter(label for sample in source.samples for label in sample.labels.tolist())
     place = source.file or source.name
@@ -190,7 +212,8 @@ def _check_use(source: Source, problems: Problems) -> None:
             f"all of {boxes} boxes are left out" if boxes else f"none of {len(source.samples)} images has one"
         )
         fix = "see the notes and mistakes here, or train with --allow-empty if it is meant so"
-        problems.fatal(place, "objects", what, fix)
+        tell = problems.fatal if needed else problems.tolerable
+        tell(place, "objects", what, fix)
 
 
 def _check_together(train: Source, other: Source, problems: Problems) -> None:
@@ -260,6 +283,7 @@ def _problem_lines(verdict: str, problems: Sequence[Problem], most: int) -> list
     if not problems:
         return []
     groups = grouped(problems)
-    count = f"{len(problems):,} mistake{'s' if len(problems) > 1 else ''}"
+    total = sum(group.count for group in groups)
+    count = f"{total:,} mistake{'s' if total > 1 else ''}"
     more = [f"  and {len(groups) - most} more kinds of mistakes"] if len(groups) > most else []
     return [f"{count} {verdict}", *(f"  {group}" for group in groups[:most]), *more]

@@ -20,8 +20,10 @@ SORTED: Final = 20_000
 """Names of a folder are sorted up to this many; beyond, they come as the disk lists them."""
 
 _UNWANTED = frozenset({"__macosx", "@eadir", "$recycle.bin", "lost+found"})
-# Formats that Pillow names but cannot decode by itself, and one that it hands to another program
-_UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+UNREAD: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF", "ICO", "CUR", "ICNS"})
+"""Formats that Pillow names but cannot decode by itself, one that it hands to another program, and icons,
+which it decodes before their size can be seen."""
+
 _BESIDE = frozenset(  # what lies beside pictures and needs no word
     {".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".names", ".data", ".cache", ".html", ".log"}
 )
@@ -32,7 +34,7 @@ def image_endings() -> frozenset[str]:
     """Endings of image files, in lower case with their dots: all that this Pillow reads."""
     Image.init()
     known = Image.registered_extensions()
-    read = (ending for ending, kind in known.items() if kind in Image.OPEN and kind not in _UNREAD)
+    read = (ending for ending, kind in known.items() if kind in Image.OPEN and kind not in UNREAD)
     return frozenset({*read, ".mpo"})  # which JPEG's reader opens
 
 
@@ -132,14 +134,41 @@ def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         yield from listing
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names of all that lies in a folder and is not hidden, sorted; nothing when it cannot be read."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not is_unwanted(name))  # noqa: PTH208 (names do)
+    except OSError:
+        return []
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder that are not hidden, by name."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(e.name for e in found if not is_unwanted(e.name) and answers(e.is_dir))
+    except OSError:
+        return []
+    return [folder / name for name in names]
+
+
 def child(folder: Path, *names: str) -> Path | None:
     """A folder in `folder` by one of several names, upper or lower case; the earliest of them."""
-    try:
-        there = {p.name.lower(): p for p in sorted(folder.iterdir(), reverse=True) if not is_unwanted(p.name)}
-    except OSError:
-        return None
-    for name in names:
-        for path in (folder / name, there.get(name.lower())):
-            if path is not None and path.is_dir():
-                return path
+    exact = [folder / name for name in names]
+    if exact[0].is_dir():
+        return exact[0]
+    there = {path.name.lower(): path for path in reversed(folders_in(folder))}
+    for path in exact:
+        if path.name.lower() in there:
+            return path if path.is_dir() else there[path.name.lower()]
     return None
+
+
+def like(path: Path) -> Path | None:
+    """A folder or file by its path, whatever the case of its parts; None when there is none."""
+    if os.path.lexists(path):
+        return path
+    parent = like(path.parent) if path.parent != path else None
+    if parent is None or not path.name:
+        return None
+    return next((parent / name for name in names_in(parent) if name.lower() == path.name.lower()), None)

@@ -21,6 +21,10 @@ BACKSLASHES = "with backslashes"
 PERCENT = "percent-encoded"
 FOLDERS = "with folders that are not here"
 CASE = "in another case or spelling of letters"
+ENDING = "without their endings"
+
+_LONGEST = 4096  # characters of a name that a disk may hold, folders included
+_DEEPEST = 32  # folders of a name that are tried
 
 
 @dataclass(slots=True)
@@ -39,19 +43,24 @@ class Places:
 
         Without its folders a name finds a picture only if no other name has found it.
         """
-        for name, how in spellings(written):
-            for root in self.roots:
-                path = root / name
-                if not is_regular(path):
-                    continue
-                if FOLDERS in how and self._taken.get(path, written) != written:
-                    return None
-                return self._found(path, written, how)
+        exact = self._exactly(written)
+        if exact is not None or len(written) > _LONGEST:
+            return exact
         for name, how in spellings(written):
             for root in self.roots:
                 near = self._like(root / name)
-                if near is not None:
+                if near is not None and (FOLDERS not in how or self._taken.get(near, written) == written):
                     return self._found(near, written, {*how, CASE})
+        bare = [one for one in self.named_as(written) if is_regular(one)]
+        return self._found(bare[0], written, {ENDING}) if len(bare) == 1 else None
+
+    def _exactly(self, written: str) -> Path | None:
+        """The first spelling that is the name of a file."""
+        for name, how in spellings(written):
+            for path in (root / name for root in self.roots):
+                if is_regular(path):
+                    taken = FOLDERS in how and self._taken.get(path, written) != written
+                    return None if taken else self._found(path, written, how)
         return None
 
     def named_as(self, stem: str) -> list[Path]:
@@ -82,7 +91,8 @@ class Places:
     def _like(self, path: Path) -> Path | None:
         """The one picture in that folder whose name differs only by case, ending's case or normal form."""
         there = self._names(path.parent).get(_folded(path.name), [])
-        return path.parent / there[0] if len(there) == 1 else None
+        near = path.parent / there[0] if len(there) == 1 else None
+        return near if near is not None and is_regular(near) else None
 
     def _names(self, folder: Path) -> dict[str, list[str]]:
         """Names of the pictures in a folder by their folded form, and by "/" and their folded stem."""
@@ -101,23 +111,30 @@ class Places:
 
 
 def spellings(written: str) -> Iterator[tuple[str, set[str]]]:
-    """What a written name may mean, the likeliest first, each with what was changed."""
+    """What a written name may mean, the likeliest first, each with what was changed; lazily."""
     seen: set[str] = set()
-    plain = written.replace("\\", "/")
-    decoded = unquote(plain)
-    forms = [(written, set[str]())]
-    if plain != written:
-        forms.append((plain, {BACKSLASHES}))
-    if decoded != plain:
-        forms.append((decoded, {PERCENT} | ({BACKSLASHES} if plain != written else set())))
-    for name, how in [*forms]:
-        bare = re.sub(r"^([a-zA-Z][\w+.-]*:)?/+", "", name).split("?")[0] if "://" in name else name
-        parts = [part for part in re.sub(r"^[a-zA-Z]:", "", bare).split("/") if part not in ("", ".", "..")]
-        forms += [("/".join(parts[n:]), how | {FOLDERS}) for n in range(len(parts))]
-    for name, how in forms:
+    for name, how in _forms(written):
         if name and name not in seen and "\0" not in name:
             seen.add(name)
             yield name, how
+
+
+def _forms(written: str) -> Iterator[tuple[str, set[str]]]:
+    yield written, set()
+    if len(written) > _LONGEST:
+        return
+    plain = written.replace("\\", "/")
+    slashes = {BACKSLASHES} if plain != written else set[str]()
+    decoded = unquote(plain)
+    whole = [(written, set[str]()), (plain, slashes)]
+    whole += [(name, {PERCENT, *slashes}) for name in (decoded, unquote(decoded), decoded.replace("+", " "))]
+    whole = [one for n, one in enumerate(whole) if one[0] not in {other[0] for other in whole[:n]}]
+    yield from whole
+    for name, how in whole:
+        bare = re.sub(r"^([a-zA-Z][\w+.-]*:)?/+", "", name).split("?")[0] if "://" in name else name
+        parts = [part for part in re.sub(r"^[a-zA-Z]:", "", bare).split("/") if part not in ("", ".", "..")]
+        for n in range(max(0, len(parts) - _DEEPEST), len(parts)):
+            yield "/".join(parts[n:]), how | {FOLDERS}
 
 
 def _folded(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import IO, Final
 MEGABYTE: Final = 1 << 20
 LARGEST_LABELS: Final = 8 * MEGABYTE  # the labels of one image, in text or XML
 LARGEST_LIST: Final = 512 * MEGABYTE  # a text file that lists images or names
-LARGEST_SETTINGS: Final = MEGABYTE  # a YAML file, whose reader is slow
+LARGEST_SETTINGS: Final = 3 * MEGABYTE // 8  # a YAML file, whose reader is slow
 LARGEST_JSON: Final = 8192 * MEGABYTE
 LARGEST_IMAGE: Final = 2048 * MEGABYTE
 
@@ -53,10 +53,12 @@ def why_not(path: Path | str, most: int) -> str:
         if is_kind(found.st_mode):
             return f"is {kind}, not a file"
     if found.st_size > most:
-        return (
-            f"holds {found.st_size / MEGABYTE:,.0f} MB, more than the {most / MEGABYTE:,.0f} MB that are read"
-        )
+        return f"holds {_size(found.st_size)}, more than the {_size(most)} that are read"
     return ""
+
+
+def _size(count: int) -> str:
+    return f"{count / MEGABYTE:,.0f} MB" if count >= MEGABYTE else f"{count / 1024:,.0f} kB"
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -66,7 +68,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         Unusable: when it is none, holds more than `most` bytes, or cannot be read.
     """
     with _opened(path, most) as file:
-        return file.read(most)
+        return file.read(min(most, os.fstat(file.fileno()).st_size + 1))
 
 
 def read_ends(path: Path, most: int, length: int = 4096) -> tuple[bytes, bytes]:
@@ -85,7 +87,7 @@ def read_ends(path: Path, most: int, length: int = 4096) -> tuple[bytes, bytes]:
 def _opened(path: Path, most: int) -> Generator[IO[bytes]]:
     what = why_not(path, most)
     if what:
-        raise Unusable(path, what, "put the file in its place" if "MB" not in what else "split it up")
+        raise Unusable(path, what, "split it up" if what.startswith("holds") else "put the file in its place")
     try:
         with path.open("rb") as file:
             yield file

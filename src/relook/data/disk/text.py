@@ -2,10 +2,11 @@
 
 import codecs
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import yaml
 from typing_extensions import override
@@ -20,6 +21,8 @@ from relook.data.disk.regular import (
     read_ends,
 )
 
+_DEEPEST = 100  # levels of a YAML file
+
 TWICE: Final = "\0twice"
 """In an object of a JSON file that has a key twice: that key. No file's own key begins so."""
 
@@ -31,6 +34,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([^"']{1,40})["']""")
+_NO_TEXT = frozenset({"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined"})  # nor quick
 _WIDER = {"gb2312": "gb18030", "gbk": "gb18030"}  # what writes "gb2312" often means its extensions
 
 
@@ -73,6 +77,29 @@ def read_lines(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in split_lines(read_text(path, LARGEST_LIST)) if line.strip())
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The names of classes 0, 1, 2 ..., one a line.
+
+    Raises:
+        Unusable: as `read_text`, and for a blank line before the last name, for lines count.
+    """
+    lines = [line.strip() for line in split_lines(read_text(path, LARGEST_LIST))]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        what = f"line {lines.index('') + 1} is blank, though classes are numbered by their lines"
+        raise Unusable(path, what, "name that class, or remove the line if it is none")
+    return tuple(lines)
+
+
+def to_number(word: str) -> float:
+    """A number as data have it; NaN for what only Python takes for one: 1_000, digits of other scripts."""
+    try:
+        return float(word) if word.isascii() and "_" not in word else math.nan
+    except ValueError:
+        return math.nan
+
+
 def split_lines(text: str) -> list[str]:
     """At the ends of lines alone: str.splitlines also splits at signs that names may hold."""
     return re.split(r"\r\n|\r|\n", text)
@@ -99,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = b""  # which is as large again
         whole: Any = json.loads(text, object_pairs_hook=_noticed)
     except UnicodeDecodeError:
-        decoded(data, path)  # says where
+        decoded(data, path)
         raise Unusable(path, "is no text in UTF-8, UTF-16 or UTF-32", "save it as UTF-8") from None
     except RecursionError:
         raise Unusable(path, "is nested too deep to be annotations", fix) from None
@@ -122,7 +149,13 @@ def _noticed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # -- YAML ----------------------------------------------------------------------------------------------
 
 
-class _Plain(yaml.BaseLoader):
+if TYPE_CHECKING:
+    _Loader = yaml.BaseLoader
+else:
+    _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's, ten times as quick
+
+
+class _Plain(_Loader):
     """All values as text, as they were written: `no` stays "no", and a long number costs nothing.
 
     It knows no tags and no merging of mappings, by which a small file grows without end.
@@ -141,6 +174,16 @@ class _Plain(yaml.BaseLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _is_deep(text: str) -> bool:
+    """Whether YAML may be nested deeper than settings are: the quick reader would end the process."""
+    depth = deepest = 0
+    for sign in re.findall(r"[\[{\]}]", text):
+        depth += 1 if sign in "[{" else -1
+        deepest = max(deepest, depth)
+    indents = max((len(m[0]) for m in re.finditer(r"^[ ?:-]+", text, re.MULTILINE)), default=0)
+    return deepest > _DEEPEST or indents > 4 * _DEEPEST
+
+
 def read_yaml(path: Path) -> Any:
     """A YAML file of settings: mappings, lists and texts; numbers are texts, too.
 
@@ -148,6 +191,8 @@ def read_yaml(path: Path) -> Any:
         Unusable: when it cannot be read, is no YAML, has a key twice or is nested too deep.
     """
     text = read_text(path, LARGEST_SETTINGS)
+    if _is_deep(text):
+        raise Unusable(path, "is nested too deep to be settings", "write it again by hand")
     try:
         return yaml.load(text, Loader=_Plain)  # noqa: S506 (makes texts, lists and mappings only)
     except RecursionError:
@@ -167,13 +212,26 @@ def read_xml(path: Path) -> ET.Element:
         Unusable: when it cannot be read, is no XML, or declares an encoding that it does not have or that is
             not known.
     """
-    data = read_bytes(path, LARGEST_LABELS)
+    text = _declared(read_bytes(path, LARGEST_LABELS), path).lstrip()
+    if "<!ENTITY" in text:
+        raise Unusable(path, "declares entities, which annotations do not need", "write it without")
     try:
-        # expat has refused nested entities that explode since 2.4.1, and resolves none from outside
-        return ET.fromstring(_declared(data, path).lstrip())  # noqa: S314
+        return ET.fromstring(text)  # noqa: S314 (entities were refused)
     except ET.ParseError as error:
         fix = "write it again from its origin or remove it"
         raise Unusable(path, f"is no XML ({error})", fix) from None
+
+
+def _codec(name: str) -> str:
+    """A codec of text by its own name.
+
+    Raises:
+        LookupError: when there is none, or it is one of something else.
+    """
+    known = codecs.lookup(name).name
+    if known.replace("-", "_") in _NO_TEXT:
+        raise LookupError(name)
+    return known
 
 
 def _declared(data: bytes, path: Path) -> str:
@@ -184,7 +242,7 @@ def _declared(data: bytes, path: Path) -> str:
     name = said[1].decode("ascii", "replace")
     fix = "save it as UTF-8 and let its first line say so"
     try:
-        known = codecs.lookup(_WIDER.get(name.lower(), name)).name
+        known = _codec(_WIDER.get(name.lower(), name))
         wide = known.startswith(("utf-16", "utf-32"))  # but the line that says so was just read byte by byte
         return data.decode("utf-8" if wide else known)
     except UnicodeError:

@@ -4,25 +4,30 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 from relook.data.columnar import pack
-from relook.data.disk.listing import is_unwanted
+from relook.data.decode import BrokenImage, image_size
+from relook.data.disk.listing import folders_in
 from relook.data.disk.regular import Unusable
 from relook.data.formats.coco.find import find_coco, find_roboflow, one_coco_file
-from relook.data.formats.problems import Part, Parts, Problems, printable
+from relook.data.formats.problems import Part, Parts, Problems
 from relook.data.formats.voc.find import find_voc
-from relook.data.formats.yolo.find import find_yolo
+from relook.data.formats.yolo.find import find_declared_yolo, find_yolo
 from relook.data.learnt import has_objects
 from relook.data.matching import By, by_name, matched
-from relook.data.sample import DataError, Sample, Source, Split
+from relook.data.sample import DataError, Source, Split
 from relook.data.shapes import SPLITS, shapes
 from relook.data.shapes import Split as MadeSplit
+from relook.escaping import printable
 
 log = logging.getLogger(__name__)
+
+
+Finder = Callable[[Path], Parts | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Format:
     """A kind of data set."""
 
     wants: str  # what it looks like, for the message when nothing fits
-    find: Callable[[Path], Parts | None]  # its splits at a path; None when the path is another format
+    find: Finder  # its splits at a path; None when the path is another format
 
 
 READERS: dict[str, Format] = {
@@ -42,7 +47,10 @@ READERS: dict[str, Format] = {
     ),
     "voc": Format("Annotations/*.xml and JPEGImages/, or XML files beside the images (Pascal VOC)", find_voc),
 }
-"""All formats, in the order they are tried. `--data NAME:PATH` takes one without trying."""
+"""All formats. `--data NAME:PATH` takes one without trying."""
+
+_TRIED = (find_roboflow, find_coco, find_declared_yolo, find_voc, find_yolo)
+"""In this order: a data set of Pascal VOC may have text files of labels beside its XML."""
 
 SHAPES_COUNTS = {"train": 2000, "val": 200}
 """Images of the generated data set, unless `shapes:train=N,val=N` says otherwise."""
@@ -143,11 +151,12 @@ def find_parts(path: Path | str) -> Parts:
     named, _, rest = str(path).partition(":")
     formats = {named: READERS[named]} if rest and named in READERS else READERS
     place = Path(rest) if len(formats) == 1 else Path(path)
-    if not place.exists():
+    if not _is_there(place):
         raise DataError(
             f"{place} does not exist; name a folder or file with data, or `shapes` for generated ones"
         )
-    parts = _at(place, formats) or _deeper(place, formats)
+    finders = _TRIED if len(formats) > 1 else [form.find for form in formats.values()]
+    parts = _at(place, finders) or _deeper(place, finders)
     if parts:
         return parts
     wanted = "".join(f"\n  {name}: {form.wants}" for name, form in formats.items())
@@ -157,17 +166,24 @@ def find_parts(path: Path | str) -> Parts:
     )
 
 
-def _at(place: Path, formats: Mapping[str, Format]) -> Parts | None:
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except (OSError, ValueError):  # a name that no disk can hold
+        return False
+
+
+def _at(place: Path, finders: Sequence[Finder]) -> Parts | None:
     """The splits in the first format that fits."""
     try:
-        return next((parts for form in formats.values() if (parts := form.find(place))), None)
+        return next((parts for find in finders if (parts := find(place))), None)
     except Unusable as error:
         raise DataError(str(error)) from error
     except OSError as error:
         raise DataError(f"{error.filename or place}: cannot be read ({error.strerror}); see to it") from error
 
 
-def _deeper(place: Path, formats: Mapping[str, Format]) -> Parts | None:
+def _deeper(place: Path, finders: Sequence[Finder]) -> Parts | None:
     """The one data set in folders below: archives unpack into a folder of their own.
 
     Raises:
@@ -175,22 +191,16 @@ def _deeper(place: Path, formats: Mapping[str, Format]) -> Parts | None:
     """
     level = [place] if place.is_dir() else []
     for _ in range(_DEPTH):
-        level = [inner for folder in level for inner in _folders(folder)][:_FOLDERS]
-        found = {folder: parts for folder in level if (parts := _at(folder, formats))}
+        level = [inner for folder in level for inner in folders_in(folder)][:_FOLDERS]
+        found = {folder: parts for folder in level if (parts := _at(folder, finders))}
         if len(found) > 1:
             names = ", ".join(list(map(str, found))[:6])
-            raise DataError(f"{place} holds several data sets; name one of them: {names}")
+            more = "the one to validate on with --val-data"
+            raise DataError(f"{place} holds several data sets; name one of them: {names}; and {more}")
         for folder, parts in found.items():
             note = f"{place} itself holds no data set; the one in {folder} is taken"
             return {split: partial(_noting, note, part) for split, part in parts.items()}
     return None
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(p for p in folder.iterdir() if not is_unwanted(p.name) and p.is_dir())
-    except OSError:
-        return []
 
 
 def _noting(note: str, part: Part, problems: Problems) -> Source:
@@ -244,6 +254,7 @@ def refuse_empty(source: Source, use: str, *, masks: bool = False) -> None:
     Raises:
         DataError: with what the reader has to say about it.
     """
+    _refuse_unreadable(source, use)
     if has_objects(source):
         if masks and not any(part for sample in source.samples for part in sample.segmentation):
             raise DataError(
@@ -260,6 +271,25 @@ def refuse_empty(source: Source, use: str, *, masks: bool = False) -> None:
     )
 
 
+def _refuse_unreadable(source: Source, use: str) -> None:
+    """Raises when of some pictures, at even distances, none can be opened."""
+    some = source.samples[:: max(1, len(source.samples) // 8)]
+    why = ""
+    for sample in some:
+        try:
+            if sample.pixels is None:
+                image_size(sample.path)
+        except BrokenImage as error:
+            why = why or str(error)
+        else:
+            return
+    if why:
+        raise DataError(
+            f"{source.file or source.name}: there is nothing to {use}: of {len(some)} pictures tried none "
+            f"can be opened: {why}; look with `relook doctor PATH`"
+        )
+
+
 # -- splits --------------------------------------------------------------------------------------------
 
 
@@ -273,6 +303,8 @@ def _read_split(parts: Parts, split: Split, path: Path, problems: Problems) -> S
     if split == "test":
         there = " and ".join(parts)
         raise DataError(f"{path} holds no test split, only {there}; name the data to test on with --data")
+    if split == "train" and "all" in parts and "val" in parts:  # tests that stand in: nothing is kept back
+        return parts["all"](problems)
     if split == "train" and "all" not in parts:
         there = (
             "a test split only" if set(parts.values()) == {parts.get("test")} else "a validation split only"
@@ -284,8 +316,11 @@ def _read_split(parts: Parts, split: Split, path: Path, problems: Problems) -> S
 def _tenth(part: Part, split: Split, path: Path, problems: Problems) -> Source:
     """Splits what has no validation split: those whose file name hashes low are for validation."""
     source = part(problems)
-    ranked = sorted(source.samples, key=_hash)
-    count = max(1, sum(_hash(sample) < VAL_SHARE for sample in ranked))
+    names = _distinguishing([sample.path for sample in source.samples])
+    places = {sample.id: _hash(name) for sample, name in zip(source.samples, names, strict=True)}
+    ranked = sorted(source.samples, key=lambda sample: places[sample.id])
+    low = sum(place < VAL_SHARE for place in places.values())
+    count = min(max(1, low), max(1, len(ranked) - 1))
     if len(ranked) < 2:
         problems.fatal(path, "images", f"{len(ranked)} images cannot be split", "give at least two")
     chosen = {sample.id for sample in (ranked[:count] if split == "val" else ranked[count:])}
@@ -299,9 +334,18 @@ def _tenth(part: Part, split: Split, path: Path, problems: Problems) -> Source:
     )
 
 
-def _hash(sample: Sample) -> float:
+def _distinguishing(paths: Sequence[Path]) -> list[str]:
+    """The names of files; their paths below a common folder where several have one name."""
+    names = [path.name for path in paths]
+    if len(set(names)) == len(names) or not names:
+        return names
+    common = os.path.commonpath([path.parent for path in paths])
+    return [os.path.relpath(path, common) for path in paths]
+
+
+def _hash(name: str) -> float:
     """A number from 0 to 1 that depends on the name of the file only."""
-    digest = hashlib.sha256(os.fsencode(sample.path.name)).digest()
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -313,10 +357,13 @@ def _shapes(path: str, split: MadeSplit, problems: Problems) -> Source:
     settings = {"seed": 0, "side": 128, "most": 5, **SHAPES_COUNTS}
     for item in filter(None, path.partition(":")[2].split(",")):
         key, _, value = item.partition("=")
-        if key not in settings or not value.isdigit():
+        if key not in settings or not (value.isascii() and value.isdecimal() and len(value) < 10):
             problems.fatal(path, item, "is no setting", f"write NAME=NUMBER with {', '.join(settings)}")
         else:
             settings[key] = int(value)
-    return shapes(
-        settings[split], seed=settings["seed"], split=split, side=settings["side"], most=settings["most"]
-    )
+    try:
+        return shapes(
+            settings[split], seed=settings["seed"], split=split, side=settings["side"], most=settings["most"]
+        )
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None

@@ -16,8 +16,8 @@ LARGEST = 1e9
 """Coordinates and areas beyond are no pixels."""
 
 _OUTSIDE = 1.0  # pixels that a box may pass its image's border by before it is worth a word
-_MOST = 0.8  # of all boxes must look wrong, and
-_NEARLY_ALL = 0.95  # of all be right when they are read otherwise, before a cause is named
+_MOST = 0.5  # of all boxes must look wrong, and
+_NEARLY_ALL = 0.98  # of all be right when they are read otherwise, before a cause is named
 _LEAST = 3  # boxes, before anything is said of all
 
 
@@ -65,11 +65,22 @@ def swapped(box: Sequence[float]) -> Issue | None:
     return Issue(what, "write the left upper corner first")
 
 
-def polygon_problems(segmentation: object) -> Iterator[Issue]:
-    """Issues of the outline of an object that is no crowd; run lengths and a missing outline have none."""
-    if not isinstance(segmentation, list):
+def segmentation_problems(segmentation: object, size: tuple[int, int]) -> Iterator[Issue]:
+    """Issues of the mask of an object in an image of `size` (height, width; 0 when unknown)."""
+    if segmentation is None:
         return
-    parts = cast("list[Any]", segmentation)
+    if isinstance(segmentation, dict):
+        yield from _run_length_problems(cast("dict[str, Any]", segmentation), size)
+        return
+    if not isinstance(segmentation, list):
+        yield Issue(
+            "segmentation is neither a list of polygons nor run lengths", "draw it again or remove it"
+        )
+        return
+    yield from _polygon_problems(cast("list[Any]", segmentation))
+
+
+def _polygon_problems(parts: list[Any]) -> Iterator[Issue]:
     if not parts:
         yield Issue("segmentation is an empty list", "remove the key, or draw the outline")
     for n, part in enumerate(parts):
@@ -81,6 +92,19 @@ def polygon_problems(segmentation: object) -> Iterator[Issue]:
             yield Issue(f"polygon {n} holds something that is no finite number", "draw it again")
         elif len(numbers) < 6 or len(numbers) % 2:
             yield Issue(f"polygon {n} has {len(numbers)} numbers", "write x and y of at least three corners")
+
+
+def _run_length_problems(runs: dict[str, Any], size: tuple[int, int]) -> Iterator[Issue]:
+    said, counts = runs.get("size"), runs.get("counts")
+    if numbers(said, 2) is None:
+        yield Issue("the run lengths of segmentation have no size", "write [height, width] of the image")
+    elif all(size) and list(cast("list[float]", said)) != list(size):
+        what = (
+            f"the run lengths of segmentation are of size {said}, the image of {list(size)} (height, width)"
+        )
+        yield Issue(what, "draw it again for this image")
+    if not isinstance(counts, str) and numbers(counts, len(cast("list[Any]", counts or []))) is None:
+        yield Issue("the counts of segmentation are neither text nor numbers", "draw it again or remove it")
 
 
 def is_number(value: object) -> bool:

@@ -3,14 +3,17 @@
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from relook.data.disk.regular import Unusable
 from relook.data.sample import DataError, Source
+from relook.escaping import printable
 
 MOST_CLASSES = 20_000
 """More are no classes but a mistake: a file of words, or a number with too many digits."""
+
+_KEPT = 2000  # mistakes of one file with one fix
 
 _PARTICULAR = re.compile(
     r"\[[^\]]*\]|\"[^\"]*\"|'[^']*'|\d+%|(?<![\w.])-?\d[\d.,]*(e[+-]?\d+)?(?![\w])|\d+x\d+"
@@ -26,6 +29,7 @@ class Problem:
     what: str
     fix: str
     fatal: bool = True  # False: training goes on without this record
+    count: int = 1  # of mistakes like it; more than one when there are too many to keep
 
     def __str__(self) -> str:
         return printable(f"{self.file}: {self.record}: {self.what}; {self.fix}")
@@ -34,13 +38,7 @@ class Problem:
     def kind(self) -> tuple[str, str, str]:
         """Equal for mistakes that differ in file, record and numbers only."""
         bare = (self.record.split("[")[0].split(" ")[0], self.what, self.fix)
-        return tuple(_PARTICULAR.sub("...", part) for part in bare)  # pyright: ignore[reportReturnType]
-
-
-def printable(text: str, most: int = 1200) -> str:
-    """A text that a terminal shows as it is: control characters are escaped, and it is not without end."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= most else f"{shown[: most - 120]} ... {shown[-110:]}"
+        return tuple(_PARTICULAR.sub("...", part[:300]) for part in bare)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +47,20 @@ class Group:
 
     members: Sequence[Problem]
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(member.count for member in self.members)
+
     def __str__(self) -> str:
         first = self.members[0]
-        if len(self.members) == 1:
+        if self.count == 1:
             return str(first)
         noun, what, _ = first.kind
         place = printable(f"{first.file}: {first.record}")
         same = what == first.what
         shown = f"first: {place}" if same else f"first: {place}: {printable(first.what)}"
-        return f"{len(self.members):,} {_plural(noun)}: {printable(what)}; {printable(first.fix)}; {shown}"
+        return f"{self.count:,} {_plural(noun)}: {printable(what)}; {printable(first.fix)}; {shown}"
 
 
 def _plural(noun: str) -> str:
@@ -86,6 +89,7 @@ class Problems:
     found: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])  # choices a reader made, one sentence each
     _told: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+    _kept: dict[tuple[str, str], list[int]] = field(default_factory=dict[tuple[str, str], list[int]])
 
     def fatal(self, file: Path | str, record: str, what: str, fix: str) -> None:
         """A mistake that must be fixed before the data can be used."""
@@ -119,23 +123,30 @@ class Problems:
             return
         kinds = grouped(fatal)
         listed = "".join(f"\n  {kind}" for kind in kinds[:5])
-        more = f"\n  and {sum(len(kind.members) for kind in kinds[5:])} more" if len(kinds) > 5 else ""
-        mistakes = "1 mistake that prevents" if len(fatal) == 1 else f"{len(fatal):,} mistakes that prevent"
+        more = f"\n  and {sum(kind.count for kind in kinds[5:])} more" if len(kinds) > 5 else ""
+        count = sum(kind.count for kind in kinds)
+        mistakes = "1 mistake that prevents" if count == 1 else f"{count:,} mistakes that prevent"
         raise DataError(f"{path} has {mistakes} its use; see all with `relook doctor {path}`{listed}{more}")
 
     def all_notes(self) -> tuple[str, ...]:
         """The notes, and how many records are left out or put right."""
-        skipped = sum(not problem.fatal for problem in self.found)
+        skipped = sum(problem.count for problem in self.found if not problem.fatal)
         if not skipped:
             return tuple(self.notes)
         records = "1 record is" if skipped == 1 else f"{skipped} records are"
         return (*self.notes, f"{records} left out of training or put right; `relook doctor` lists them")
 
     def _add(self, problem: Problem) -> None:
-        """Each mistake once, however many splits meet it."""
+        """Each mistake once, whichever split meets it; of thousands alike in a file only the number."""
+        kept = self._kept.setdefault((problem.file, problem.fix), [0, len(self.found)])
+        if kept[0] >= _KEPT:
+            last = self.found[kept[1]]
+            self.found[kept[1]] = replace(last, count=last.count + 1)
+            return
         key = (problem.file, problem.record, problem.what)
         if key not in self._told:
             self._told.add(key)
+            kept[:] = kept[0] + 1, len(self.found)
             self.found.append(problem)
 
 

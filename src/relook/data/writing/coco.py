@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from relook.data.sample import Sample
-from relook.data.writing.kinds import Split, Writer
+from relook.data.writing.kinds import Split, Writer, is_sound
 
 
 def _write(out: Path, splits: Sequence[Split]) -> list[str]:
@@ -45,8 +45,9 @@ def _row(sample: Sample, row: int, category_ids: Sequence[int]) -> dict[str, Any
     }
     if sample.ignore[row]:
         found["ignore"] = 1
-    if sample.segmentation and sample.segmentation[row] is not None:
-        found["segmentation"] = sample.segmentation[row]
+    segmentation = sample.segmentation[row] if sample.segmentation else None
+    if segmentation is not None and is_sound(segmentation, sample):
+        found["segmentation"] = segmentation
     return found
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+from relook.data.formats.geometry import segmentation_problems
 from relook.data.sample import Sample, Source
 
 
@@ -32,15 +33,26 @@ class Writer:
 def polygons(sample: Sample, row: int) -> list[list[float]] | None:
     """The outlines of an object, x, y, x, y ... in pixels; None when it has none, or run lengths."""
     found = sample.segmentation[row] if sample.segmentation else None
-    if not isinstance(found, (list, tuple)):
+    if not isinstance(found, list) or not is_sound(cast("object", found), sample):
         return None
-    parts = [[float(v) for v in part] for part in cast("Sequence[Any]", found) if len(part) >= 6]
-    return parts or None
+    return [[float(v) for v in part] for part in cast("list[list[float]]", found)]
+
+
+def is_sound(segmentation: object, sample: Sample) -> bool:
+    """Whether a mask is one that can be read again."""
+    return next(segmentation_problems(segmentation, (sample.height, sample.width)), None) is None
+
+
+def unsound(split: "Split") -> int:
+    """How many masks of a split are none, so that they are left out."""
+    return sum(not is_sound(one, sample) for sample in split.source.samples for one in sample.segmentation)
 
 
 def has_run_lengths(sample: Sample, row: int) -> bool:
     """Whether the mask of an object is written as run lengths."""
-    return bool(sample.segmentation) and isinstance(sample.segmentation[row], dict)
+    if not sample.segmentation or not isinstance(sample.segmentation[row], dict):
+        return False
+    return is_sound(sample.segmentation[row], sample)
 
 
 def counted(count: int, what: str) -> list[str]:

@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw
 from relook.data.decode import BrokenImage
 from relook.data.learnt import trained_boxes
 from relook.data.sample import Sample, Source
-from relook.results.drawing import DARK, LIGHT, Annotation, Shape, draw, enlarged, font
+from relook.escaping import printable
+from relook.results.drawing import DARK, LIGHT, Annotation, Shape, draw, font
+from relook.results.panels import fitted
 from relook.results.result import save_picture
 from relook.rle import bitmap
 
@@ -27,7 +29,7 @@ def annotated(sample: Sample, classes: Sequence[str]) -> Image.Image:
     Raises:
         BrokenImage: when the picture cannot be read.
     """
-    picture, zoom = enlarged(sample.image(), SMALL)
+    picture, zoom = fitted(sample.image(), SMALL)
     width = picture.shape[1]
     learnt = trained_boxes(sample)
     objects: list[Annotation] = []
@@ -37,20 +39,25 @@ def annotated(sample: Sample, classes: Sequence[str]) -> Image.Image:
             tag += " (crowd)" if sample.crowd[n] else " (left out)"
         x1, y1, x2, y2 = (max(-width, min(2 * width, v * zoom)) for v in box)
         segmentation = sample.segmentation[n] if sample.segmentation else None
-        objects.append(
-            Annotation(box=(x1, y1, x2, y2), color=label, tag=tag, shape=_shape(segmentation, sample, zoom))
-        )
+        shape = _shape(segmentation, sample, (picture.shape[1], picture.shape[0]))
+        objects.append(Annotation(box=(x1, y1, x2, y2), color=label, tag=tag, shape=shape))
     return draw(picture, objects)
 
 
-def _shape(segmentation: object, sample: Sample, zoom: int) -> Shape | None:
+def _shape(segmentation: object, sample: Sample, size: tuple[int, int]) -> Shape | None:
+    """The pixels of an object in a picture of that width and height; None when it has none."""
     try:
         drawn = bitmap(segmentation, sample.height, sample.width)
     except ValueError:
         return None
-    if drawn is None:
+    if drawn is None or not drawn.any():
         return None
-    return Shape(corner=(0, 0), pixels=np.kron(drawn, np.ones((zoom, zoom), np.bool_)) if zoom > 1 else drawn)
+    small = np.asarray(Image.fromarray(drawn).resize(size, Image.Resampling.NEAREST))
+    rows, columns = np.flatnonzero(small.any(1)), np.flatnonzero(small.any(0))
+    if not len(rows):
+        return None
+    x, y = int(columns[0]), int(rows[0])
+    return Shape(corner=(x, y), pixels=small[y : rows[-1] + 1, x : columns[-1] + 1].copy())
 
 
 def write_pictures(folder: Path, sources: Mapping[str, Source], most: int) -> list[Path]:
@@ -74,13 +81,16 @@ def write_pictures(folder: Path, sources: Mapping[str, Source], most: int) -> li
         share = max(1, most // len(sources))
         for n in chosen[:: -(-len(chosen) // share) or 1][:share]:
             sample = source.samples[n]
+            name = printable(sample.path.name, 300)
+            path = folder / f"{len(shown) + 1:02d}-{split}-{printable(sample.path.stem)[:60]}.jpg"
             try:
                 picture = annotated(sample, source.classes)
+                save_picture(picture, path)
             except BrokenImage:
                 continue
-            shown.append((f"{split}: {sample.path.name}", picture))
-            written.append(folder / f"{len(shown):02d}-{split}-{sample.path.stem}.jpg")
-            save_picture(picture, written[-1])
+            picture.thumbnail((TILE, TILE))  # of all pictures at once only what the sheet shows
+            shown.append((f"{split}: {name}", picture))
+            written.append(path)
     if not shown:
         return []
     sheet = folder / "00-contact-sheet.jpg"
@@ -89,17 +99,14 @@ def write_pictures(folder: Path, sources: Mapping[str, Source], most: int) -> li
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Named pictures on one, reduced, in rows."""
+    """Named pictures of at most `TILE` pixels on one, in rows."""
     columns = max(1, math.ceil(math.sqrt(len(pictures))))
     rows = max(1, math.ceil(len(pictures) / columns))
     letters, gap, line = font(14), 8, 20
-    reduced = [picture.copy() for _, picture in pictures]
-    for small in reduced:
-        small.thumbnail((TILE, TILE))
-    high = line + max((small.height for small in reduced), default=0) + gap
+    high = line + max((picture.height for _, picture in pictures), default=0) + gap
     sheet = Image.new("RGB", (columns * (TILE + gap) + gap, rows * high + gap), DARK)
     canvas = ImageDraw.Draw(sheet)
-    for n, ((name, _), small) in enumerate(zip(pictures, reduced, strict=True)):
+    for n, (name, small) in enumerate(pictures):
         x, y = gap + n % columns * (TILE + gap), gap + n // columns * high
         shown = name if len(name) <= 42 else f"...{name[-40:]}"
         canvas.text((x, y + line / 2), shown, fill=LIGHT, font=letters, anchor="lm")

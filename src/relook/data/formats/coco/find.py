@@ -1,15 +1,17 @@
 """Which COCO files a path holds: in COCO's own folders, in Roboflow's, or one file beside its images."""
 
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from relook.data.disk.listing import child, is_unwanted
-from relook.data.disk.regular import is_regular
+from relook.data.disk.listing import child, names_in
+from relook.data.disk.regular import LARGEST_JSON, MEGABYTE, Unusable, is_regular, read_ends
 from relook.data.formats.coco.read import ROBOFLOW_FILE, read_coco
 from relook.data.formats.problems import Part, Parts, ambiguous
 
+_LOOKED_AT = 16 * MEGABYTE  # of each end of a file
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 _ROLES = {"train": r"train(ing)?", "val": r"val(id(ation)?)?", "test": r"test(ing)?"}
 _VAL_FOLDERS = ["val", "valid", "validation", "test"]
@@ -24,7 +26,7 @@ def find_coco(path: Path) -> Parts | None:
     if path.is_file():
         return _by_role(_siblings(path), _folder_of(path)) if path.suffix.lower() == ".json" else None
     listed = child(path, "annotations", "annotation", "labels")
-    files = [f for folder in (path, listed) if folder for f in folder.iterdir() if _is_json(f)]
+    files = [folder / n for folder in (path, listed) if folder for n in names_in(folder) if _is_json(n)]
     files = sorted(f for f in files if not f.name.startswith(_OTHER_TASKS))
     instances = [f for f in files if f.name.startswith("instances")]
     chosen = instances or [f for f in files if _looks_like_coco(f)]
@@ -97,28 +99,30 @@ def _siblings(file: Path) -> list[Path]:
     return [file]
 
 
-def _is_json(file: Path) -> bool:
+def _is_json(name: str) -> bool:
     """By its name alone: that it is a pipe, say, is told when it is read."""
-    return file.suffix.lower() == ".json" and not is_unwanted(file.name)
+    return name.lower().endswith(".json")
 
 
 def _looks_like_coco(file: Path) -> bool:
-    """By its text, piece by piece: files may be large."""
-    if not is_regular(file):
-        return not file.is_dir()
-    with file.open("rb") as opened:
-        last = b""
-        while piece := opened.read(1 << 20):
-            if b'"images"' in last + piece or b'"annotations"' in last + piece:
-                return True
-            last = piece[-16:]
-    return False
+    """By its text, of large files that at both ends."""
+    if not is_regular(file):  # it is told if its name says that it would be one
+        return os.path.lexists(file) and not file.is_dir() and _role(file) != "all"
+    try:
+        head, tail = read_ends(file, LARGEST_JSON, _LOOKED_AT)
+    except Unusable:
+        return True
+    text = (head if head == tail else head + tail).replace(b"\0", b"")  # which UTF-16 has between letters
+    if not text.lstrip(b"\xef\xbb\xbf\xfe\xff \t\r\n").startswith(b"{"):
+        return b'"images"' in text[:4096]
+    return b'"images"' in text or b'"annotations"' in text
 
 
 def _image_folders(file: Path, folder: Path, role: str) -> list[Path]:
     """Where the images may lie, the likeliest first."""
     year = re.search(r"\d{4}", file.stem)
     names = [f"{role}{year[0]}"] if year else []
-    names += _FOLDERS.get(role, [])
+    names += [re.sub(r"^(instances|annotations?)_", "", file.stem), *_FOLDERS.get(role, [])]
     roots = [folder, folder / "images", file.parent, file.parent / "images", folder / "JPEGImages"]
-    return [*(root / name for name in names for root in roots[:2]), *roots]
+    inner = [child(root, name) for name in names for root in roots[:2]]
+    return [*(path for path in inner if path is not None), *roots]

@@ -2,10 +2,12 @@
 
 import gc
 import math
+import posixpath
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,7 +26,7 @@ from relook.data.formats.geometry import (
     is_number,
     likely_cause,
     numbers,
-    polygon_problems,
+    segmentation_problems,
     shares_instead_of_pixels,
     swapped,
     upright,
@@ -40,7 +42,7 @@ ROBOFLOW_FILE = "_annotations.coco.json"
 _LARGEST_ID = 1 << 63  # numbers beyond do not fit 64 bits
 _LARGEST_SIDE = 1_000_000  # pixels
 _LARGEST_AREA = 1e18
-_TRIED = 50  # images that tell where all lie
+_TRIED, _ALL = 50, 2000  # images that tell where all lie, and up to how many all are asked
 
 
 def read_coco(file: Path, folders: Sequence[Path], problems: Problems, *, name: str) -> Source:
@@ -168,13 +170,16 @@ class _Reading:
             elif TWICE in row:
                 what = f"has the key {_told(cast('dict[str, Any]', row)[TWICE])} twice"
                 self.problems.fatal(self.file, f"{key}[{n}]", what, "write it once")
+            elif isinstance(row.get("segmentation"), dict) and TWICE in row["segmentation"]:
+                what = "has a key twice in its segmentation"
+                self.problems.fatal(self.file, f"{key}[{n}]", what, "write it once")
             else:
                 yield n, cast("dict[str, Any]", row)
 
     def category(self, record: str, row: dict[str, Any]) -> None:
         key, name = self._id(record, row, "id"), row.get("name")
         if isinstance(name, (int, float)) and not isinstance(name, bool) and is_number(name):
-            name = f"{name:g}"
+            name = str(name)
         wrong = _bad_text(name)
         if wrong:
             self.problems.fatal(self.file, record, f"name is {wrong}", "write the name of the class")
@@ -220,10 +225,11 @@ class _Reading:
             self.problems.fatal(self.file, record, what, "give each image an id of its own")
             return
         name = str(name)
-        if name in self.file_names:
-            what = f'"{name}" is image {self.file_names[name]}, too'
+        plain = posixpath.normpath(name.replace("\\", "/"))
+        if plain in self.file_names:
+            what = f'"{name}" is image {self.file_names[plain]}, too'
             self.problems.tolerable(self.file, record, what, "join the two")
-        self.file_names[name] = key
+        self.file_names[plain] = key
         height, width = _whole(row.get("height")), _whole(row.get("width"))
         if (
             height is None
@@ -256,7 +262,7 @@ class _Reading:
         self.written_in.append(image.place)
         if min(box[2], box[3]) < 0:
             box = self._put_right(box, f"{_named(n, row)} of {image.file_name}")
-        for problem in self._looked_at(box, row, image, crowd=crowd):
+        for problem in self._looked_at(box, row, image):
             self.problems.tolerable(self.file, f"{_named(n, row)} of {image.file_name}", *problem)
         x, y, width, height = box
         image.boxes.append((x, y, x + width, y + height))
@@ -276,13 +282,11 @@ class _Reading:
         x1, y1, x2, y2 = upright(corners)
         return x1, y1, x2 - x1, y2 - y1
 
-    def _looked_at(
-        self, box: Sequence[float], row: dict[str, Any], image: _Image, *, crowd: bool
-    ) -> Iterator[Issue]:
+    def _looked_at(self, box: Sequence[float], row: dict[str, Any], image: _Image) -> Iterator[Issue]:
         """What is wrong with box and outline."""
         yield from box_problems(box, (image.height, image.width))
-        if self.problems.thorough and not crowd:
-            yield from polygon_problems(row.get("segmentation"))
+        if self.problems.thorough:
+            yield from segmentation_problems(row.get("segmentation"), (image.height, image.width))
 
     # -- fields ------------------------------------------------------------------------------------
 
@@ -409,7 +413,8 @@ class _Root:
 def _finder(reading: _Reading, folders: Sequence[Path]) -> _Root:
     """Finds pictures; asks the disk for each only where the first ones do not lie in one folder."""
     here = [folder for folder in dict.fromkeys(folders) if folder.is_dir()] or [reading.file.parent]
-    first = [image.file_name for image in list(reading.images.values())[:_TRIED]]
+    every = [image.file_name for image in reading.images.values()]
+    first = every if len(every) <= _ALL else every[:: len(every) // _TRIED]
     there = {folder: sum(is_regular(folder / name) for name in first) for folder in here}
     best = max(here, key=lambda folder: there[folder])
     places = Places([best, *(folder for folder in here if folder != best)])
@@ -465,5 +470,5 @@ def _told(value: object) -> str:
 
 def _listed(table: Iterable[int]) -> str:
     """The first keys, for a message."""
-    keys = sorted(table)
+    keys = list(islice(table, 11))
     return ", ".join(map(str, keys[:10])) + (", ..." if len(keys) > 10 else "")

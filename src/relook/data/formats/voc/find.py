@@ -7,14 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from relook.data.columnar import pack, with_classes
-from relook.data.disk.listing import PassedOver, child, files_below, is_unwanted
+from relook.data.disk.listing import PassedOver, child, files_below, folders_in, names_in
+from relook.data.disk.regular import is_regular
 from relook.data.formats.coco.find import with_stand_in
 from relook.data.formats.problems import Parts, Problems
-from relook.data.formats.voc.read import Folder, declared_classes, names_in, read_voc, stems
+from relook.data.formats.voc.read import Folder, class_names, declared_classes, read_voc, stems
 from relook.data.sample import DataError, Source
 
 _ANNOTATIONS = ("Annotations", "annots", "annotation", "xmls", "xml", "labels", "label")
 _IMAGES = ("JPEGImages", "images", "imgs", "image", "img", "pictures", "photos")
+_SPLITS = {"train": ("train", "training"), "val": ("valid", "val", "validation"), "test": ("test", "testing")}
 _YEAR = re.compile(r"VOC\d{4}")
 _PAIRS = (
     ("trainval", "test"),
@@ -43,14 +45,16 @@ def find_voc(path: Path) -> Parts | None:
     beside = _beside(path)
     if beside is not None:
         return beside
-    inner = [f for p in _folders(path) if (f := _folder(p)) is not None]
+    inner = [f for p in folders_in(path) if (f := _folder(p)) is not None]
+    split = {s: f for s, names in _SPLITS.items() for f in inner if f.root.name.lower() in names}
+    if len(split) == len(inner) > 1:
+        classes = {s: replace(folder, classes_of=path) for s, folder in split.items()}
+        return with_stand_in(
+            {s: partial(read_voc, f, None, name=f"{path.name} {s}") for s, f in classes.items()}
+        )
     if len(inner) > 1:
         return _devkit(path, inner)
     return _by_lists(inner[0]) if inner else None
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if not is_unwanted(p.name) and p.is_dir())
 
 
 def _folder(path: Path) -> Folder | None:
@@ -72,16 +76,15 @@ def _is_xml(name: str) -> bool:
 
 def _beside(path: Path) -> Parts | None:
     """XML files beside their pictures: in train/, valid/ and test/ (Roboflow's export), or in one folder."""
-    names = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
     parts: Parts = {}
-    for split, several in names.items():
+    for split, several in _SPLITS.items():
         place = child(path, *several)
-        if place is not None and any(_is_xml(p.name) for p in place.iterdir() if not is_unwanted(p.name)):
+        if place is not None and any(map(_is_xml, names_in(place))):
             folder = Folder(place, place, (place,), classes_of=path)
             parts[split] = partial(read_voc, folder, None, name=f"{path.name} {split}")
     if parts:
         return with_stand_in(parts)
-    if any(_is_xml(p.name) and not is_unwanted(p.name) and p.is_file() for p in path.iterdir()):
+    if any(_is_xml(name) and (path / name).is_file() for name in names_in(path)):
         images = [one for name in _IMAGES if (one := child(path, name)) is not None]
         folder = Folder(path, path, (path, *images))
         return {"all": partial(read_voc, folder, None, name=path.name)}
@@ -94,6 +97,9 @@ def _beside(path: Path) -> Parts | None:
 def _by_lists(folder: Folder) -> Parts:
     """The splits that ImageSets/Main names, else everything that is annotated."""
     lists = _lists(folder)
+    inner = _split_folders(folder)
+    if inner and not lists:
+        return inner
     for train, val in _PAIRS:
         if _annotated(folder, lists.get(train)) and _annotated(folder, lists.get(val)):
             parts: Parts = {"train": _part(folder, lists[train]), "val": _part(folder, lists[val])}
@@ -103,7 +109,25 @@ def _by_lists(folder: Folder) -> Parts:
     for name in _WHOLE:
         if _annotated(folder, lists.get(name)):
             return {"train" if name == "train" else "all": _part(folder, lists[name])}
+    wrong = [file for name, file in lists.items() if re.fullmatch(r"train(val)?|val(id(ation)?)?|test", name)]
+    if wrong:
+        what = (
+            "lists no image that is annotated here" if is_regular(wrong[0]) else "is no file that can be read"
+        )
+        raise DataError(f"{wrong[0]}: {what}; write the names of images, one a line, or remove it")
     return {"all": partial(read_voc, folder, None, name=folder.root.name)}
+
+
+def _split_folders(folder: Folder) -> Parts:
+    """The splits by folders in the annotations: Annotations/train, Annotations/val."""
+    parts: Parts = {}
+    for split, names in _SPLITS.items():
+        place = child(folder.annotations, *names)
+        if place is not None and any(_xml(place)):
+            images = [one for root in folder.images for name in names if (one := child(root, name))]
+            inner = Folder(folder.root, place, (*images, *folder.images), classes_of=folder.annotations)
+            parts[split] = partial(read_voc, inner, None, name=f"{folder.root.name} {split}")
+    return with_stand_in(parts) if "train" in parts else {}
 
 
 def _part(folder: Folder, file: Path) -> "partial[Source]":
@@ -115,7 +139,7 @@ def _lists(folder: Folder) -> dict[str, Path]:
     sets = child(folder.root, "ImageSets", "splits", "sets")
     places = [p for p in (sets and child(sets, "Main"), sets) if p]
     for place in places:
-        found = {f.stem.lower(): f for f in sorted(place.glob("*.txt")) if not is_unwanted(f.name)}
+        found = {name[:-4].lower(): place / name for name in names_in(place) if name.lower().endswith(".txt")}
         if found:
             return found
     return {}
@@ -123,7 +147,7 @@ def _lists(folder: Folder) -> dict[str, Path]:
 
 def _annotated(folder: Folder, file: Path | None) -> bool:
     """Whether there is such a list, and an annotation of any of its images: VOC2012's test has none."""
-    if file is None or not file.is_file():
+    if file is None or not is_regular(file):
         return False
     listed = stems(folder, file)
     return not listed or any((folder.annotations / f"{one}.xml").is_file() for one in listed)
@@ -183,4 +207,4 @@ def _read_years(files: Sequence[tuple[Folder, Path]], years: Sequence[Folder], p
 
 def _every_class(folder: Folder, problems: Problems) -> tuple[str, ...]:
     """The classes by the folder's own list, or of all its annotations."""
-    return declared_classes(folder, problems) or names_in(folder, problems)
+    return declared_classes(folder, problems) or class_names(folder, problems)

@@ -5,15 +5,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from relook.data.columnar import pack
 from relook.data.decode import BrokenImage, image_size
-from relook.data.disk.listing import PassedOver, files_below, is_image_name
+from relook.data.disk.listing import PassedOver, files_below, images_below, is_image_name
 from relook.data.disk.places import Places, spellings
-from relook.data.disk.text import read_lines, read_xml
+from relook.data.disk.text import read_lines, read_xml, to_number
 from relook.data.formats.geometry import (
     CORNERS,
     Array,
@@ -68,7 +69,7 @@ def read_voc(folder: Folder, chosen: Path | None, problems: Problems, *, name: s
     if first == 0:
         problems.notes.append(f"{folder.root} counts pixels from 0, for some boxes start there")
     own = tuple(sorted({one.name for one in objects})) if folder.classes_of is None else ()
-    classes = declared_classes(folder, problems) or own or names_in(folder, problems)
+    classes = declared_classes(folder, problems) or own or class_names(folder, problems)
     if too_many_classes(len(classes), folder.root, problems):
         classes = ()
     labels = {c: n for n, c in enumerate(classes)}
@@ -154,17 +155,30 @@ def _pages(folder: Folder, problems: Problems) -> dict[str, _Page | None]:
     images = _images(folder, dict(zip(names, roots, strict=True)), files, problems)
     with ThreadPoolExecutor(8) as pool:
         sizes = list(pool.map(_size, roots, images))
-    hidden = passed.kinds["hidden"]
-    if hidden:
-        problems.notes.append(f"{folder.annotations} has {hidden} hidden files, which are passed over")
+    told = passed.sentence(folder.annotations)
+    problems.notes += [told] if told and folder.annotations not in folder.images[:1] else []
+    if problems.thorough:
+        _say_which_have_none(folder, images, problems)
     pages: dict[str, _Page | None] = {}
     for name, file, root, image, size in zip(names, files, roots, images, sizes, strict=True):
         if root is None:
             pages[name] = None
             continue
-        found = [_object(node, f"object {n}", file, problems) for n, node in enumerate(root.iter("object"))]
+        found = [
+            _object(node, f"object {n}", file, problems) for n, node in enumerate(root.findall("object"))
+        ]
         pages[name] = _Page(file, image, size, tuple(one for one in found if one is not None))
     return pages
+
+
+def _say_which_have_none(folder: Folder, annotated: Sequence[Path], problems: Problems) -> None:
+    """Pictures in the first folder of pictures that no annotation names, and what else lies there."""
+    passed, known = PassedOver(), set(annotated)
+    left = [path for path in images_below(folder.images[0], passed) if path not in known]
+    if left:
+        problems.notes.append(f"{len(left)} pictures have no annotation and are not used, such as {left[0]}")
+    told = passed.sentence(folder.images[0])
+    problems.notes += [told] if told else []
 
 
 def _is_xml(name: str) -> bool:
@@ -194,12 +208,10 @@ def _object(node: ET.Element, record: str, file: Path, problems: Problems) -> _O
 def _outlines(node: ET.Element) -> tuple[tuple[float, ...], ...]:
     """The polygons of an object: x1, y1, x2 ... in the order of their elements; unusable ones are none."""
     found: list[tuple[float, ...]] = []
-    for outline in node.iter("polygon"):
-        words = [(one.text or "").strip() for one in outline.iter() if one is not outline]
-        try:
-            points = tuple(float(word) for word in words if word)
-        except ValueError:
-            continue
+    for outline in node.findall("polygon"):
+        inner = [deep for one in outline for deep in (one, *one)]  # <x1>, or <pt><x>
+        words = [(one.text or "").strip() for one in inner]
+        points = tuple(to_number(word) for word in words if word)
         if len(points) >= 6 and len(points) % 2 == 0 and finite(points):
             found.append(points)
     return tuple(found)
@@ -216,7 +228,7 @@ def _box(node: ET.Element) -> tuple[float, float, float, float] | None:
     if outlines:
         return hull([value for points in outlines for value in points])
     try:
-        x1, y1, x2, y2 = map(float, texts)
+        x1, y1, x2, y2 = (to_number(text.strip()) for text in texts)
     except ValueError:
         return None
     return (x1, y1, x2, y2) if finite((x1, y1, x2, y2)) else None
@@ -243,7 +255,7 @@ def _sample(page: _Page, key: int, first: float, labels: dict[str, int], problem
     kept: list[_Object] = []
     for n, one in enumerate(page.objects):
         if one.name not in labels:
-            known = ", ".join(list(labels)[:20])
+            known = ", ".join(islice(labels, 20))
             what, fix = f'"{one.name}" is no class', f"mend it; known are: {known}"
             problems.fatal(page.file, f"object {n}", what, fix)
             continue
@@ -334,7 +346,7 @@ def declared_classes(folder: Folder, problems: Problems) -> tuple[str, ...]:
         for name in ("classes.txt", "labels.txt"):
             if (place / name).is_file():
                 with problems.going_on(place / name, "file"):
-                    return read_lines(place / name)
+                    return tuple(" ".join(line.split()) for line in read_lines(place / name))
         if (place / "labelmap.txt").is_file():
             with problems.going_on(place / "labelmap.txt", "file"):
                 lines = [line.split(":")[0].strip() for line in read_lines(place / "labelmap.txt")]
@@ -342,12 +354,12 @@ def declared_classes(folder: Folder, problems: Problems) -> tuple[str, ...]:
     return ()
 
 
-def names_in(folder: Folder, problems: Problems) -> tuple[str, ...]:
+def class_names(folder: Folder, problems: Problems) -> tuple[str, ...]:
     """The names of all objects, sorted."""
     found: set[str] = set()
     for file in sorted(files_below(folder.classes_of or folder.annotations, _is_xml, PassedOver())):
         with problems.going_on(file, "file"):
-            nodes = read_xml(file).iter("object")
+            nodes = read_xml(file).findall("object")
             found |= {" ".join(node.findtext("name", "").split()) for node in nodes}
     return tuple(sorted(found - {""}))
 

@@ -1,14 +1,16 @@
 """Which YOLO data a path holds: by data.yaml, obj.data (darknet, CVAT), folders, or text beside pictures."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from relook.data.disk.listing import PassedOver, child, images_below, is_unwanted
+from relook.data.disk.listing import PassedOver, child, files_below, images_below, like, names_in
 from relook.data.disk.places import FOLDERS, spellings
-from relook.data.disk.regular import Unusable, is_regular
-from relook.data.disk.text import read_lines, read_text, read_yaml, split_lines
+from relook.data.disk.regular import LARGEST_LIST, Unusable, is_regular, why_not
+from relook.data.disk.text import read_class_names, read_text, read_yaml, split_lines
 from relook.data.formats.coco.find import with_stand_in
 from relook.data.formats.problems import Parts, Problems
 from relook.data.formats.yolo.read import Layout, is_label_line, read_yolo
@@ -20,7 +22,8 @@ _NAMES = {
     "test": ("test", "testing"),
 }
 _IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
-_LABELS = ("labels", "label", "annotations", "txt")
+_LABELS = ("labels", "label")
+_MEANT = ("data", "dataset")  # stems of YAML files that must be readable; others may be of other things
 
 
 def find_yolo(path: Path) -> Parts | None:
@@ -29,18 +32,36 @@ def find_yolo(path: Path) -> Parts | None:
     Raises:
         DataError: when data.yaml or obj.data contradict themselves or name what is not there.
     """
+    return find_declared_yolo(path) or (_by_folders(path) or _beside(path) if path.is_dir() else None)
+
+
+def find_declared_yolo(path: Path) -> Parts | None:
+    """The splits that a data.yaml or obj.data names; None when there is none.
+
+    Raises:
+        DataError: as `find_yolo`.
+    """
     if path.is_file():
         return _by_yaml(path) if path.suffix.lower() in {".yaml", ".yml"} else None
-    files = [
-        f for f in sorted(path.iterdir()) if not is_unwanted(f.name) and (f.is_file() or f.stem == "data")
-    ]
-    for file in files:
-        if file.suffix.lower() in {".yaml", ".yml"} and (parts := _by_yaml(file)) is not None:
+    named = [path / name for name in names_in(path)]
+    files = [file for file in named if file.suffix.lower() in {".yaml", ".yml"}]
+    for file in sorted(files, key=lambda file: file.stem.lower() not in _MEANT):
+        if (parts := _of_any(file)) is not None:
             return parts
-    for file in files:
+    for file in named:
         if file.suffix.lower() == ".data" and (parts := _by_obj_data(file)) is not None:
             return parts
-    return _by_folders(path) or _beside(path)
+    return None
+
+
+def _of_any(file: Path) -> Parts | None:
+    """The splits of a YAML file; one not called data.yaml may be broken, for it may be another program's."""
+    try:
+        return _by_yaml(file)
+    except DataError:
+        if file.stem.lower() in _MEANT:
+            raise
+        return None
 
 
 # -- data.yaml -----------------------------------------------------------------------------------------
@@ -56,16 +77,17 @@ def _by_yaml(file: Path) -> Parts | None:
         said: Any = read_yaml(file)
     except Unusable as error:
         raise DataError(str(error)) from error
-    if not isinstance(said, dict) or not {"names", "nc"} & set(cast("dict[Any, Any]", said)):
+    if not isinstance(said, dict) or not {"names", "nc"} & {str(key).lower() for key in cast("Any", said)}:
         return None
-    facts = cast("dict[str, Any]", said)
-    if not any(_entry(facts, split) for split in _NAMES):
-        return None
+    facts = {str(key).lower(): value for key, value in cast("dict[Any, Any]", said).items()}
     classes = _classes(facts, file)
+    if not any(_entry(facts, split) for split in _NAMES):
+        return _by_folders(file.parent, Layout(file=file, classes=classes))
     layout = Layout(
         file=file, classes=classes, keypoints=_keypoints(facts, file), outlines=_says_outlines(facts)
     )
     parts: Parts = {}
+    missing: Parts = {}  # a test part is written there by many tools whether there is one or not
     for split in _NAMES:
         entry = _entry(facts, split)
         if not entry:
@@ -73,11 +95,10 @@ def _by_yaml(file: Path) -> Parts | None:
         try:
             places = [_place(one, file, facts.get("path")) for one in entry]
         except DataError as error:
-            if split != "test":  # written there by many tools whether there is one or not
-                parts[split] = partial(_refuse, error)
+            missing[split] = partial(_refuse, error)
             continue
         parts[split] = partial(read_yolo, places, layout, name=f"{file.parent.name} {split}")
-    return with_stand_in(parts)
+    return {**(with_stand_in(parts) if "val" not in missing else parts), **missing}
 
 
 def _refuse(error: DataError, problems: Problems) -> Source:  # noqa: ARG001 (a Part)
@@ -136,13 +157,25 @@ def _names(value: Any, file: Path) -> tuple[str, ...]:
             )
         value = [table[n] for n in range(len(table))]
     elif isinstance(value, str):
-        listed = next((p for p in (file.parent / value, Path(value)) if p.is_file()), None)
-        value = list(read_lines(listed)) if listed else [value]
+        value = _listed(value, file)
     rows = cast("list[Any]", value)
     for n, name in enumerate(rows):
-        if not isinstance(name, str) or not name.strip() or any(ord(sign) < 32 for sign in name):
+        if not isinstance(name, str) or not name.strip() or _no_name(name):
             raise DataError(f"{file}: names[{n}] is {_short(name)}, no name; write the name of the class")
     return tuple(rows)
+
+
+def _listed(value: str, file: Path) -> list[Any]:
+    """The names in a file that `names` names."""
+    listed = next((p for p in (file.parent / value, Path(value)) if is_regular(p)), None)
+    if listed is None:
+        fix = "write a list, such as `names: [cat, dog]`, or the name of a file that is there"
+        raise DataError(f"{file}: names is {_short(value)}, no list of classes and no file; {fix}")
+    return list(read_class_names(listed))
+
+
+def _no_name(name: str) -> bool:
+    return any(ord(sign) < 32 or "\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _short(value: object) -> str:
@@ -165,6 +198,8 @@ def _keypoints(facts: dict[str, Any], file: Path) -> tuple[int, int] | None:
     """
     said: Any = facts.get("kpt_shape")
     if _empty(said) or said == []:
+        if facts.get("task") == "pose" or not _empty(facts.get("flip_idx")):
+            raise DataError(f"{file}: is of poses without kpt_shape; write [keypoints of an object, 2 or 3]")
         return None
     pair: list[Any] = [*cast("list[Any]", said)] if isinstance(said, list) else []
     good = len(pair) == 2 and all(isinstance(v, str) and v.isdecimal() and 0 < int(v) < 10_000 for v in pair)
@@ -202,6 +237,13 @@ def _place(entry: Any, file: Path, root: Any) -> Path:
             tried.append(place / name)
             if is_regular(tried[-1]) or (tried[-1].is_dir() and not bare):
                 return tried[-1]
+    near = next((found for one in tried[: 2 * len(roots)] if (found := like(one)) and found.is_dir()), None)
+    if near is not None:
+        return near
+    there = next((one for one in tried if os.path.lexists(one) and not one.is_dir()), None)
+    if there is not None:
+        what = why_not(there, LARGEST_LIST) or "is no folder"
+        raise DataError(f"{file}: {entry} {what}; name a folder, or a list of images")
     looked = ", ".join(list(dict.fromkeys(map(str, tried)))[:6])
     raise DataError(f"{file}: {entry} was not found; looked for {looked}. Mend the entry or its `path`")
 
@@ -224,7 +266,7 @@ def _by_obj_data(file: Path) -> Parts | None:
         return None
     entries = {split: next((facts[k] for k in keys if facts.get(k)), "") for split, keys in _NAMES.items()}
     try:
-        names = read_lines(_place(facts["names"], file, None))
+        names = read_class_names(_place(facts["names"], file, None))
         said: dict[str, Any] = {"names": list(names), "nc": facts.get("classes")}
         layout = Layout(file=file, classes=_classes(said, file))
     except Unusable as error:
@@ -251,12 +293,12 @@ def _exists(entry: str, file: Path) -> bool:
 # -- folders -------------------------------------------------------------------------------------------
 
 
-def _by_folders(path: Path) -> Parts | None:
+def _by_folders(path: Path, declared: Layout | None = None) -> Parts | None:
     """The splits of images/ and labels/, whichever of split and kind is the outer folder."""
+    layout = declared or Layout(file=path)
     images = child(path, *_IMAGES)
     parts: Parts = {}
     if images is not None and _has_labels(child(path, *_LABELS), images):
-        layout = Layout(file=path)
         for split, names in _NAMES.items():
             place = child(images, *names)
             if place is not None:
@@ -266,16 +308,19 @@ def _by_folders(path: Path) -> Parts | None:
         outer = child(path, *names)
         inner = None if outer is None else child(outer, *_IMAGES)
         if outer is not None and inner is not None and _has_labels(child(outer, *_LABELS), inner):
-            parts[split] = partial(read_yolo, [inner], Layout(file=path), name=f"{path.name} {split}")
+            parts[split] = partial(read_yolo, [inner], layout, name=f"{path.name} {split}")
     return with_stand_in(parts) if parts else None
 
 
 def _has_labels(labels: Path | None, images: Path) -> bool:
-    """Whether there are labels to images: a text file in their folder, or beside the images."""
+    """Whether there are labels to images: in a folder of text files, or beside the images."""
     for place in (labels, images):
-        if place is not None and any(
-            f.is_file() and f.stat().st_size < 1 << 26 for f in place.rglob("*.txt")
-        ):
+        if place is None:
+            continue
+        texts = files_below(place, lambda name: name.lower().endswith(".txt"), PassedOver())
+        if place == labels and next(texts, None) is not None:
+            return True
+        if any(_starts_with_label(text) for text in islice(texts, 20)):
             return True
     return False
 

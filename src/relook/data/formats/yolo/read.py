@@ -11,15 +11,15 @@ import numpy as np
 
 from relook.data.columnar import pack
 from relook.data.decode import BrokenImage, image_size
-from relook.data.disk.listing import PassedOver, files_below, images_below, is_image_name
+from relook.data.disk.listing import PassedOver, files_below, images_below, is_image_name, names_in
 from relook.data.disk.places import Places
-from relook.data.disk.regular import Unusable, is_regular
-from relook.data.disk.text import read_lines, read_text, split_lines
+from relook.data.disk.regular import Unusable
+from relook.data.disk.text import read_class_names, read_lines, read_text, split_lines, to_number
 from relook.data.formats.geometry import CENTRE_AND_SIZE, box_problems, hull, likely_cause, swapped, upright
 from relook.data.formats.problems import MOST_CLASSES, Problems, distinct, too_many_classes
 from relook.data.sample import Sample, Source
 
-_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
+_CLASS_FILES = ("classes.txt", "labels.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 _BEYOND = 2.0  # shares above are pixels
 
 
@@ -115,7 +115,7 @@ def label_files(image: Path) -> tuple[Path, ...]:
     beside = image.with_suffix(".txt")
     for n in reversed(range(len(parts) - 1)):
         if parts[n].lower() in {"images", "image", "imgs", "img", "jpegimages"}:
-            names = ("labels", "Labels", "label") if parts[n] != "images" else ("labels",)
+            names = ("labels", "Labels", "label") if parts[n] != "images" else ("labels", "Labels")
             return (*(Path(*parts[:n], one, *parts[n + 1 :]).with_suffix(".txt") for one in names), beside)
     return (beside,)
 
@@ -126,11 +126,16 @@ def label_files(image: Path) -> tuple[Path, ...]:
 def _classes(layout: Layout, places: Sequence[Path], problems: Problems) -> tuple[str, ...]:
     """The lines of classes.txt, else one number per class up to the largest in any label file."""
     folder = layout.folder
-    for place in dict.fromkeys((folder, *places)):
-        for name in _CLASS_FILES:
-            if is_regular(place / name):
-                with problems.going_on(place / name, "file"):
-                    return read_lines(place / name)
+    beside = [label_files(place / "a.jpg")[0].parent for place in places]
+    near = [one for place in (*places, *beside) for one in (place, place.parent)]
+    for place in dict.fromkeys((*places, *beside, *near, folder, folder / "labels")):
+        found = [place / name for name in names_in(place) if name in _CLASS_FILES or name.endswith(".names")]
+        for file in found:
+            with problems.going_on(file, "file"):
+                return read_class_names(file)
+    for file in files_below(folder, lambda name: name in _CLASS_FILES, PassedOver()):
+        with problems.going_on(file, "file"):
+            return read_class_names(file)
     numbers: set[int] = set()
     for file in files_below(folder, lambda name: name.lower().endswith(".txt"), PassedOver()):
         try:
@@ -150,10 +155,7 @@ def is_label_line(line: str) -> bool:
 
 def _numbers(line: str) -> list[float] | None:
     """The finite numbers of a line; None when it holds something else."""
-    try:
-        values = [float(word) for word in line.split()]
-    except ValueError:
-        return None
+    values = [to_number(word) for word in line.split()]
     return values if values and all(map(math.isfinite, values)) else None
 
 
@@ -175,7 +177,7 @@ class _Reading:
         self.layout, self.classes, self.problems = layout, classes, problems
         self.files = 0  # label files that are there
         self.lengths: Counter[int] = Counter()  # of rows that are longer than a box
-        self.like_keypoints = 0  # rows that could be a box and keypoints
+        self.like_keypoints: Counter[int] = Counter()  # of rows that could be a box and keypoints
         self.first_long = ("", "")  # file, record
         self.boxes: list[tuple[float, ...]] = []  # x y width height in pixels
         self.sizes: list[tuple[int, int]] = []
@@ -237,7 +239,8 @@ class _Reading:
             what, fix = f'"{shown}" is not a class and numbers', "write `class x y width height`"
         elif not 0 <= values[0] < self.classes:
             what = f"class {values[0]:.12g} is not among the {self.classes} classes"
-            fix = f"write 0 to {self.classes - 1}, or name the class in data.yaml"
+            known = f"write 0 to {self.classes - 1}, or " if self.classes else ""
+            fix = f"{known}name the class in data.yaml or classes.txt"
         elif (wrong := self.wrong_length(len(values) - 1)) is not None:
             what, fix = wrong
         elif max(map(abs, values[1:5] if self.layout.keypoints else values[1:])) > _BEYOND:
@@ -277,11 +280,16 @@ class _Reading:
         if not self.lengths:
             self.first_long = (str(file), record)
         self.lengths[len(numbers)] += 1
-        self.like_keypoints += _like_keypoints(numbers) and not (len(numbers) == 8 and _is_convex(numbers))
+        if _like_keypoints(numbers) and not (len(numbers) == 8 and _is_convex(numbers)):
+            self.like_keypoints[len(numbers)] += 1
         return _Line(label, hull(numbers), outline=tuple(numbers))
 
     def finish(self, images: Sequence[Path]) -> None:
         """What shows in all label files together."""
+        if self.layout.keypoints is not None:
+            self.problems.notes.append(f"{self.layout.file}: keypoints are not read, boxes are")
+        if self.problems.thorough:
+            self.say_which_labels_have_no_image(images)
         self.say_where_labels_are_missing(images)
         self.refuse_what_may_be_keypoints()
         written = np.array(self.boxes, np.float64).reshape(-1, 4)
@@ -300,13 +308,27 @@ class _Reading:
             f"{looked}{found}"
         )
 
+    def say_which_labels_have_no_image(self, images: Sequence[Path]) -> None:
+        """Label files in the folders of those that belong to images, and yet to none."""
+        known = {file for image in images for file in label_files(image)}
+        folders = {file.parent for file in self.used}
+        left = [
+            folder / name
+            for folder in sorted(folders)
+            for name in names_in(folder)
+            if name.lower().endswith(".txt") and folder / name not in known and name not in _CLASS_FILES
+        ]
+        left = [file for file in left if not file.stem.lower().startswith(("train", "val", "test", "readme"))]
+        if left and self.files:
+            self.problems.notes.append(f"{len(left)} label files have no image, such as {left[0]}")
+
     def refuse_what_may_be_keypoints(self) -> None:
-        """Rows that are all of one length and can be read both ways are not guessed at."""
+        """Rows that are nearly all of one length and can be read both ways are not guessed at."""
         count = sum(self.lengths.values())
-        if not count or self.layout.outlines or self.like_keypoints < count or len(self.lengths) > 1:
+        length, alike = next(iter(self.lengths.most_common(1)), (0, 0))
+        if self.layout.outlines or alike < 0.9 * count or self.like_keypoints[length] < max(1, alike / 2):
             return
-        length = next(iter(self.lengths))
-        what = f"all {count} long rows have {length} numbers and may be boxes with keypoints or outlines"
+        what = f"{alike} of {count} long rows have {length} numbers: boxes with keypoints, or outlines?"
         fix = "write `kpt_shape: [keypoints, 2 or 3]` or `task: segment` into data.yaml"
         self.problems.fatal(self.first_long[0], self.first_long[1], what, fix)
 
@@ -319,19 +341,24 @@ def _polygon(line: _Line, size: tuple[int, int]) -> list[list[float]] | None:
 
 
 def _like_keypoints(numbers: Sequence[float]) -> bool:
-    """Whether a row can be a box and keypoints: the box is in the image, and all points are in the box."""
+    """Whether a row can be a box and keypoints.
+
+    Of three numbers each the third says whether it is visible: 0, 1 or 2. Of two, the box must lie in the
+    image and most points in the box. A single pair may also be a score and the number of a track.
+    """
     x, y, width, height = numbers[:4]
-    if not (width > 0 and height > 0 and x - width / 2 >= -0.01 and y - height / 2 >= -0.01):
-        return False
-    if x + width / 2 > 1.01 or y + height / 2 > 1.01:
-        return False
     rest = numbers[4:]
-    triples = len(rest) % 3 == 0 and set(rest[2::3]) <= {0.0, 1.0, 2.0}
-    step = 3 if triples else 2
-    points = [p for p in zip(rest[::step], rest[1::step], strict=False) if p != (0.0, 0.0)]
+    if len(rest) % 3 == 0 and set(rest[2::3]) <= {0.0, 1.0, 2.0}:
+        return True
+    low, high = (x - width / 2, y - height / 2), (x + width / 2, y + height / 2)
+    if min(width, height) <= 0 or min(low) < -0.01 or max(high) > 1.01:
+        return False
+    if len(rest) == 2 and rest[1] == int(rest[1]):
+        return True
+    points = [p for p in zip(rest[::2], rest[1::2], strict=True) if p != (0.0, 0.0)]
     slack = 0.02
-    inside = all(abs(px - x) <= width / 2 + slack and abs(py - y) <= height / 2 + slack for px, py in points)
-    return triples or inside
+    inside = sum(abs(px - x) <= width / 2 + slack and abs(py - y) <= height / 2 + slack for px, py in points)
+    return inside >= 2 / 3 * len(points) - 1e-9
 
 
 def _is_convex(points: Sequence[float]) -> bool:
