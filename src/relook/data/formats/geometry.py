@@ -103,7 +103,8 @@ def _run_length_problems(runs: dict[str, Any], size: tuple[int, int]) -> Iterato
             f"the run lengths of segmentation are of size {said}, the image of {list(size)} (height, width)"
         )
         yield Issue(what, "draw it again for this image")
-    if not isinstance(counts, str) and numbers(counts, len(cast("list[Any]", counts or []))) is None:
+    listed = cast("list[Any]", counts) if isinstance(counts, list) else None
+    if not isinstance(counts, str) and (listed is None or not all(map(is_number, listed))):
         yield Issue("the counts of segmentation are neither text nor numbers", "draw it again or remove it")
 
 

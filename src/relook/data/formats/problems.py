@@ -16,7 +16,7 @@ MOST_CLASSES = 20_000
 _KEPT = 2000  # mistakes of one file with one fix
 
 _PARTICULAR = re.compile(
-    r"\[[^\]]*\]|\"[^\"]*\"|'[^']*'|\d+%|(?<![\w.])-?\d[\d.,]*(e[+-]?\d+)?(?![\w])|\d+x\d+"
+    r"\[[^\]]*\]|\"[^\"]*\"|'[^']*'|\d+%|(?<![\w.])-?\d+([.,]\d+)*(e[+-]?\d+)?(?![\w])|\d+x\d+"
 )
 
 

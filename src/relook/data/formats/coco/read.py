@@ -23,7 +23,6 @@ from relook.data.formats.geometry import (
     Issue,
     box_problems,
     hull,
-    is_number,
     likely_cause,
     numbers,
     segmentation_problems,
@@ -178,7 +177,7 @@ class _Reading:
 
     def category(self, record: str, row: dict[str, Any]) -> None:
         key, name = self._id(record, row, "id"), row.get("name")
-        if isinstance(name, (int, float)) and not isinstance(name, bool) and is_number(name):
+        if isinstance(name, (int, float)) and not isinstance(name, bool) and abs(name) < _LARGEST_ID:
             name = str(name)
         wrong = _bad_text(name)
         if wrong:
