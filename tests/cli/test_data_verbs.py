@@ -311,3 +311,36 @@ def test_names_in_any_letters_under_any_locale(locale: str, tmp_path: Path):
         )
         assert ran.returncode == 0, ran.stderr.decode()
     assert (tmp_path / "out/classes.txt").read_text(encoding="utf-8") == "кот\n犬\n"
+
+
+def test_a_picture_whose_name_is_no_text_costs_no_results(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Its name is escaped in the file of detections."""
+    (tmp_path / "in").mkdir()
+    for name in (b"a.jpg", b"\xff.jpg", b"z.jpg"):
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(mutants.PICTURES[0])
+    run(capsys, "predict", tmp_path / "in", "--weights", weights, "--out", tmp_path / "out", "--score", 0.01)
+    images = json.loads((tmp_path / "out/detections.json").read_text(encoding="utf-8"))["images"]
+    assert {image["file_name"] for image in images} == {"a.jpg", "\udcff.jpg", "z.jpg"}
+
+
+def test_control_signs_of_names_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = data(tmp_path / "a", "labelimg", **{"classes.txt": b"\x1b[31mred\ndog\n"})
+    for given in (("doctor", folder), ("doctor", folder, "--model", "reppoints_nano")):
+        out, err = run(capsys, *given)
+        assert "\x1b" not in out + err
+        assert "\\x1b[31mred" in out
+    yaml = b'train: images/train\nval: "\\e]0;x\\a\\e[31mx"\nnames: [cat, dog]\n'
+    folder = data(tmp_path / "b", **{"data.yaml": yaml})
+    assert "\x1b" not in run(capsys, "dataset", folder, tmp_path / "out", "--to", "voc", status=2)[1]
+
+
+def test_a_limit_that_is_no_number_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RELOOK_MAX_PIXELS", "lots")
+    assert (
+        "RELOOK_MAX_PIXELS=lots is no number of pixels"
+        in run(capsys, "doctor", data(tmp_path / "d"), status=2)[1]
+    )

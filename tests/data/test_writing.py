@@ -4,11 +4,11 @@ import json
 import os
 from pathlib import Path
 
-import mutants
 import numpy as np
 import pytest
 from PIL import Image
 
+import mutants
 from relook.data.formats.detect import parts_of
 from relook.data.formats.problems import Problems
 from relook.data.sample import DataError, Source
@@ -165,3 +165,133 @@ def test_data_that_cannot_be_used_are_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="is generated and has no files"):
         write("shapes:train=2,val=2", tmp_path / "out", "voc")
+
+
+def _one_picture(
+    annotations: list[dict], folder: Path, name: bytes = b"p0.jpg", classes: tuple[str, ...] = ("x",)
+) -> Path:
+    """COCO data of one picture of 64 x 48."""
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(name)).write_bytes(mutants.PICTURES[0])
+    rows = [{"id": n, "image_id": 1, "category_id": 1, **row} for n, row in enumerate(annotations)]
+    whole = {
+        "images": [{"id": 1, "file_name": os.fsdecode(name), "width": 64, "height": 48}],
+        "annotations": rows,
+        "categories": [{"id": n, "name": one} for n, one in enumerate(classes, 1)],
+    }
+    (folder / "data.json").write_text(json.dumps(whole))
+    return folder / "data.json"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_records_of_one_picture_are_joined(kind: Kind, tmp_path: Path) -> None:
+    file = _one_picture([{"bbox": [1, 2, 9, 9]}, {"bbox": [20, 2, 9, 9]}], tmp_path / "in")
+    whole = json.loads(file.read_text())
+    whole["images"].append({**whole["images"][0], "id": 2})
+    whole["annotations"][1]["image_id"] = 2
+    file.write_text(json.dumps(whole))
+    write(file, tmp_path / "out", kind)
+    (source,) = splits(tmp_path / "out").values()
+    assert [len(sample.boxes) for sample in source.samples] == [2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_picture_in_two_splits_keeps_both_annotations(kind: Kind, tmp_path: Path) -> None:
+    files = mutants.yolo() | {"data.yaml": b"train: train.txt\nval: images/train\nnames: [cat, dog]\n"}
+    mutants.laid_out(files | {"train.txt": b"images/train/p0.jpg\n"}, tmp_path / "in")
+    write(tmp_path / "in", tmp_path / "out", kind)
+    assert [len(part.samples) for part in splits(tmp_path / "out").values()] == [1, 2]
+
+
+BAD_MASKS = (
+    [[1, 2, float("nan"), 4, 5, 6]],
+    [[4, 5, 24, 5, "a", 17]],
+    [5],
+    [[10**400] * 6],
+    [[1, 2, 3, 4, 5, 6, 7]],
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mask", BAD_MASKS)
+def test_a_mask_that_cannot_be_read_is_left_out_and_said(kind: Kind, mask: list, tmp_path: Path) -> None:
+    file = _one_picture([{"bbox": [1, 2, 9, 9], "segmentation": mask}], tmp_path / "in")
+    _, notes = write(file, tmp_path / "out", kind)
+    assert "1 object have a mask that cannot be read, which is left out" in notes
+    (source,) = splits(tmp_path / "out").values()
+    np.testing.assert_allclose(source.samples[0].boxes, [[1, 2, 10, 11]], atol=1e-9)
+
+
+def test_what_was_not_learnt_is_not_learnt_afterwards(tmp_path: Path) -> None:
+    """A box left of the picture, one that is to be ignored, one that passes the border by far."""
+    rows = [{"bbox": [-20, -20, 15, 15]}, {"bbox": [4, 4, 9, 9], "ignore": 1}, {"bbox": [4, 5, 300, 20]}]
+    file = _one_picture(rows, tmp_path / "in")
+    notes = {kind: write(file, tmp_path / kind, kind)[1] for kind in KINDS}
+    voc = splits(tmp_path / "voc")["all"].samples[0]
+    assert voc.boxes.tolist() == [[4, 4, 13, 13], [4, 5, 304, 25]]
+    assert voc.crowd.tolist() == [True, False]
+    assert any("lie left of or above their picture" in note for note in notes["voc"])
+    assert any("to be ignored, which VOC has no mark for" in note for note in notes["voc"])
+    yolo = splits(tmp_path / "yolo")["train"].samples[0]
+    np.testing.assert_allclose(yolo.boxes[-1], [4, 5, 64, 25], atol=1e-9)
+    assert any("pass the border of their picture by far" in note for note in notes["yolo"])
+
+
+NAMES = (
+    b"\xff0.jpg",
+    b" a .jpg",
+    b"a.jpg.jpg",
+    b"a.xml.jpg",
+    b"a\\b.jpg",
+    b"x" * 240 + b".jpg",
+    "a\u202eb.jpg".encode(),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_of_any_name_are_written_under_one_that_can_be_read(
+    kind: Kind, name: bytes, tmp_path: Path
+) -> None:
+    files = mutants.labelimg()
+    mutants.laid_out({"classes.txt": files["classes.txt"]}, tmp_path / "in")
+    (tmp_path / "in" / os.fsdecode(name)).write_bytes(mutants.PICTURES[0])
+    (tmp_path / "in" / os.fsdecode(name)).with_suffix(".txt").write_bytes(files["p0.txt"])
+    write(tmp_path / "in", tmp_path / "out", kind)
+    (source,) = splits(tmp_path / "out").values()
+    assert [len(sample.boxes) for sample in source.samples] == [2]
+    assert source.samples[0].image().shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a  b",
+        "traffic\u00a0light",
+        "a\u2028b",
+        "a\u0085b",
+        "a\ufffeb",
+        "\ufeffa",
+        " a",
+        "#a: 'b', [c]",
+        "null",
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_of_any_name_are_written_so_that_they_can_be_read(
+    kind: Kind, name: str, tmp_path: Path
+) -> None:
+    file = _one_picture([{"bbox": [1, 2, 9, 9]}], tmp_path / "in", classes=(name, "other"))
+    write(file, tmp_path / "out", kind)
+    (source,) = splits(tmp_path / "out").values()
+    assert [source.classes[n] for n in source.samples[0].labels] == [source.classes[0]]
+    assert len(source.classes) == 2
+
+
+def test_thousands_of_pictures_of_one_name_take_no_time() -> None:
+    from relook.data.writing.write import _free  # noqa: PLC0415
+
+    taken: dict[str, int] = {}
+    names = [_free(Path(f"{n}/image.jpg"), taken) for n in range(20_000)]
+    assert len(set(names)) == 20_000
+    assert names[:3] == ["image.jpg", "image-2.jpg", "image-3.jpg"]
