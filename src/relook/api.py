@@ -129,7 +129,8 @@ def _opened(
     """A model with its weights, from a file alone or from a name and a file."""
     if weights is not None:
         return open_weights(weights, str(model), settings, size=size)
-    if str(model) in catalog.ENTRIES or ":" in Path(model).name:
+    named = str(model) in catalog.ENTRIES or ":" in Path(model).name
+    if named and not Path(model).is_file():  # a file may have any name
         address = catalog.ENTRIES[str(model)].weights if str(model) in catalog.ENTRIES else ""
         published = f" (its published file is at {address})" if address else ""
         raise ValueError(

@@ -254,6 +254,18 @@ def test_tables_are_aligned():
     ("given", "said"),
     [
         (["train", "--mod", "x"], "there is no option --mod; did you mean --model?"),
+        (["predict", "a.jpg", "--conf", "0.5"], "there is no option --conf; here it is --score"),
+        (["predict", "--source", "a.jpg"], "there is no option --source; give it without an option: IMAGES"),
+        (["predict", "a.jpg", "--project", "x"], "there is no option --project; here it is --out"),
+        (["predict", "a.jpg", "--iou", "0.5"], "there is no option --iou; here it is --set detector.nms=0.5"),
+        (
+            ["predict", "a.jpg", "--classes", "0"],
+            "there is no option --classes; all classes of the weights are looked for",
+        ),
+        (["train", "--imgsz", "640"], "there is no option --imgsz; here it is --size"),
+        (["train", "--batch_size", "8"], "there is no option --batch_size; here it is --batch"),
+        (["train", "--weights", "x.pt"], "there is no option --weights; here it is --start"),
+        (["eval", "--half"], "there is no option --half; here it is --precision fp16"),
         (["train", "--config", "no.yaml"], "--config: there is no file no.yaml"),
         (["train", "--config", "broken.yaml"], "--config: broken.yaml is no YAML"),
         (["train", "--config", "list.yaml"], "--config: list.yaml holds no options"),

@@ -344,3 +344,66 @@ def test_a_limit_that_is_no_number_is_told_once(
         "RELOOK_MAX_PIXELS=lots is no number of pixels"
         in run(capsys, "doctor", data(tmp_path / "d"), status=2)[1]
     )
+
+
+# -- files of others -----------------------------------------------------------------------------------------
+
+
+def test_predict_replaces_what_it_wrote_and_nothing_else(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in" / name).write_bytes(mutants.PICTURES[0])
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "a.jpg").write_bytes(b"a photograph of my own")
+    given = ("predict", tmp_path / "in", "--weights", weights, "--out", out)
+    for _ in range(2):  # the second time its own results are replaced
+        err = run(capsys, *given)[1]
+        assert "1 pictures were not drawn" in err
+        assert "such as a.jpg; choose another --out, or say --overwrite" in err
+        assert (out / "a.jpg").read_bytes() == b"a photograph of my own"
+        assert (out / "b.jpg").is_file()
+        assert len(json.loads((out / "detections.json").read_text())["images"]) == 2
+    run(capsys, *given, "--overwrite")
+    assert (out / "a.jpg").read_bytes() != b"a photograph of my own"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "detections.json").write_text("mine")
+    said = run(capsys, *given[:-1], tmp_path / "other", status=2)[1]
+    assert "was not written by relook; choose another folder by --out, or say --overwrite" in said
+    assert (tmp_path / "other" / "detections.json").read_text() == "mine"
+
+
+def test_eval_replaces_what_it_wrote_and_nothing_else(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """And says so before it looks at any picture."""
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "metrics.json").write_text("mine")
+    given = ("eval", "--weights", weights, "--data", data(tmp_path / "d"), "--workers", 0, "--out", out)
+    assert "metrics.json is there already and was not written by relook" in run(capsys, *given, status=2)[1]
+    assert [path.name for path in out.iterdir()] == ["metrics.json"]
+    run(capsys, *given, "--overwrite")
+    run(capsys, *given)
+    assert json.loads((out / "metrics.json").read_text())["images"] == 2
+
+
+def test_demo_removes_nothing_of_yours(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("years of work")
+    said = run(capsys, "demo", "--short", "--out", tmp_path, status=2)[1]
+    assert "data is there already and was not written by relook" in said
+    assert (tmp_path / "data" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_weights_file_may_have_any_name(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A colon is no module."""
+    file = tmp_path / "run:12.safetensors"
+    file.write_bytes(Path(weights).read_bytes())
+    (tmp_path / "a.jpg").write_bytes(mutants.PICTURES[0])
+    assert (
+        "1 pictures"
+        in run(capsys, "predict", tmp_path / "a.jpg", "--weights", file, "--out", tmp_path / "o")[0]
+    )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from relook.cli.arguments import Verb, option
+from relook.cli.arguments import OVERWRITE, Verb, option
+from relook.cli.ownership import Folder
 from relook.cli.printing import remark, say, say_json
 from relook.train_settings import TrainSettings
 
@@ -38,6 +39,7 @@ class Plan:
     shown: int  # pictures on the page
 
 
+NAMES = ("data", "run", "pictures", "index.html", "metrics.json", "detections.json")  # of what it writes
 FULL = Plan(train=2000, val=200, epochs=3, shown=8)
 SHORT = Plan(train=160, val=32, epochs=2, shown=4)
 
@@ -45,9 +47,11 @@ SHORT = Plan(train=160, val=32, epochs=2, shown=4)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     out: str = option(
-        "folder for all results; those of an earlier demo in it are replaced", default="runs/demo"
+        "folder for all results; those of an earlier demo in it are replaced, files of yours are not",
+        default="runs/demo",
     )
     short: bool = option("half a minute instead of five: all steps, poor accuracy", default=False)
+    overwrite: bool = option(OVERWRITE, default=False)
     seed: int = option("of the pictures and of the training", default=0)
     json: bool = option("print JSON", default=False)
 
@@ -57,6 +61,7 @@ def run(options: Options) -> int:
     from relook.data.shapes import write_shapes  # noqa: PLC0415 (numpy and torch, which --help does without)
 
     plan, out, began = SHORT if options.short else FULL, Path(options.out), time.monotonic()
+    Folder(out, overwrite=options.overwrite).claim(*NAMES)
     _clear(out)
     remark(f"1 of 4: {plan.train + plan.val} pictures of shapes -> {out / 'data'}")
     data = write_shapes(out / "data", train=plan.train, val=plan.val, seed=options.seed)

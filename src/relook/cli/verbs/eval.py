@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from relook.cli.arguments import MAX_PIXELS, SIZE, Verb, changes, limit_pixels, option, settings_option
+from relook.cli.arguments import (
+    MAX_PIXELS,
+    OVERWRITE,
+    SIZE,
+    Verb,
+    changes,
+    limit_pixels,
+    option,
+    settings_option,
+)
+from relook.cli.ownership import Folder
 from relook.cli.printing import remark, say, say_json, table
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ class Options:
     size: int | None = option(SIZE, default=None)
     max_pixels: int | None = option(MAX_PIXELS, default=None)
     out: str = option("folder for metrics.json and detections.json", default="runs/eval")
+    overwrite: bool = option(OVERWRITE, default=False)
     views: str | None = option(
         "look several times at each picture and merge: flip, scales, authors, or sizes such as 600,800+flip",
         default=None,
@@ -63,6 +74,11 @@ def run(options: Options) -> int:
     from relook.weights.models import open_weights  # noqa: PLC0415
 
     limit_pixels(options.max_pixels)
+    if int(os.environ.get("RANK", "0")) == 0:
+        curves = ("curves.html", "curves.csv", "curves") if options.curves else ()
+        Folder(Path(options.out), overwrite=options.overwrite).claim(
+            "metrics.json", "detections.json", *curves
+        )
     loaded = open_weights(options.weights, options.model, changes(options.set), size=options.size)
     recipe = loaded.model.entry.recipe
     metric = _metric(options, recipe.metric, masks=loaded.detector.has_masks)

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from relook.cli.arguments import MAX_PIXELS, SIZE, Verb, Wrong, changes, limit_pixels, option, settings_option
+from relook.cli.arguments import (
+    MAX_PIXELS,
+    OVERWRITE,
+    SIZE,
+    Verb,
+    Wrong,
+    changes,
+    limit_pixels,
+    option,
+    settings_option,
+)
+from relook.cli.ownership import Folder
 from relook.cli.printing import Counter, remark, say
 
 if TYPE_CHECKING:
@@ -25,6 +36,7 @@ class Options:
     weights: str = option("a weights file of relook, or a published checkpoint")
     model: str | None = option("which model it is, where the file leaves a choice", default=None)
     out: str = option("folder for the results", default="runs/predict")
+    overwrite: bool = option(OVERWRITE, default=False)
     score: float = option("leave out objects with a lower score", default=0.3)
     points: bool = option("draw the points of the first and of the second look", default=False)
     looks: bool = option(
@@ -70,6 +82,9 @@ def run(options: Options) -> int:
         views=options.views,
         size=options.size,
     )
+    folder = Folder(out, overwrite=options.overwrite)
+    folder.claim("detections.json")
+    kept_back: list[str] = []  # pictures that would have replaced others
     stream = look(_paths(options.images, out), looks=options.points or options.looks)
     counter, told = Counter("pictures"), False
     with CocoFile(out / "detections.json", look.classes) as file:
@@ -82,7 +97,8 @@ def run(options: Options) -> int:
             rows = _rows(kept, options)
             file.add(name, height=kept.height, width=kept.width, found=rows)
             if not options.no_pictures:
-                kept.plot(_target(out, name, base), points=options.points, looks=options.looks)
+                target = _target(out, name, base)
+                _plot(kept, options, target, folder, kept_back)
             if options.json:
                 _line(
                     {
@@ -94,7 +110,22 @@ def run(options: Options) -> int:
                 )
             counter.step()
     counter.done()
+    if kept_back:
+        remark(
+            f"{len(kept_back)} pictures were not drawn, for {out} holds files of these names that relook did "
+            f"not write, such as {kept_back[0]}; choose another --out, or say --overwrite"
+        )
     return _summary(options, stream, file.annotations, counter.rate())
+
+
+def _plot(kept: "Result", options: Options, target: Path, folder: Folder, kept_back: list[str]) -> None:
+    """Draws a picture where nobody else's is."""
+    name = target.relative_to(folder.path).as_posix()
+    if not folder.may(name):
+        kept_back.append(name)
+        return
+    kept.plot(target, points=options.points, looks=options.looks)
+    folder.note(name)
 
 
 def _one_size(options: Options) -> None:

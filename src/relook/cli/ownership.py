@@ -1,0 +1,60 @@
+"""Folders of results: relook replaces what it wrote there itself, and nothing else unless it is told to."""
+
+from pathlib import Path
+from typing import Final
+
+from relook.cli.arguments import Wrong
+
+MARK: Final = ".relook"
+"""A file in each folder of results. It names what relook wrote; `*` where the folder held nothing before."""
+
+_ALL: Final = "*"
+
+
+class Folder:
+    """A folder that results go to."""
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        self.path, self.overwrite = path, overwrite
+        self._mark = path / MARK
+        self._written = self._read()
+
+    def claim(self, *names: str) -> None:
+        """Makes the folder, if all of these may be written.
+
+        Raises:
+            Wrong: when one of them is there and is not relook's.
+        """
+        taken = [name for name in names if not self.may(name)]
+        if taken:
+            raise Wrong(
+                f"{self.path / taken[0]} is there already and was not written by relook; choose another "
+                "folder by --out, or say --overwrite to replace it"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            self.note(name)
+
+    def may(self, name: str) -> bool:
+        """Whether a file or folder may be written, and what is there by that name replaced."""
+        whole = self.overwrite or bool({_ALL, name} & self._written)
+        return whole or not (self.path / name).exists()
+
+    def note(self, name: str) -> None:
+        """Remembers that a file or folder is relook's."""
+        if _ALL in self._written or name in self._written:
+            return
+        self._written.add(name)
+        with self._mark.open("a", encoding="utf-8", errors="backslashreplace") as mark:
+            mark.write(f"{name}\n")
+
+    def _read(self) -> set[str]:
+        try:
+            return set(self._mark.read_text(encoding="utf-8", errors="replace").split("\n")) - {""}
+        except OSError:
+            pass
+        if self.path.is_dir() and any(self.path.iterdir()):
+            return set()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._mark.write_text(f"{_ALL}\n", encoding="utf-8")
+        return {_ALL}
