@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_doctor_draws_what_is_annotated(tmp_path: Path, capsys: pytest.CaptureFi
     """A contact sheet first, then pictures of each split, with boxes and outlines in them."""
     folder = data(tmp_path / "data", "coco")
     out, _ = run(capsys, "doctor", folder, "--draw", tmp_path / "seen")
-    names = sorted(path.name for path in (tmp_path / "seen").iterdir())
+    names = sorted(path.name for path in (tmp_path / "seen").glob("*.jpg"))
     assert names == [
         "00-contact-sheet.jpg",
         "01-train-p0.jpg",
@@ -112,7 +113,7 @@ def test_a_picture_that_is_too_large_is_not_called_damaged(
     folder = data(tmp_path / "data")
     before = Image.MAX_IMAGE_PIXELS
     out, _ = run(capsys, "doctor", folder, "--max-pixels", "3000", status=1)
-    assert "too large: 64x48 are 0 million pixels; cut it into tiles or raise --max-pixels (now 3000)" in out
+    assert "too large: 64x48 are 3,072 pixels; cut it into tiles or raise --max-pixels (now 3000)" in out
     assert "damaged" not in out
     assert "can be used" in run(capsys, "doctor", folder, "--max-pixels", "3072")[0]
     assert before == Image.MAX_IMAGE_PIXELS
@@ -407,3 +408,54 @@ def test_a_weights_file_may_have_any_name(weights: str, tmp_path: Path, capsys: 
         "1 pictures"
         in run(capsys, "predict", tmp_path / "a.jpg", "--weights", file, "--out", tmp_path / "o")[0]
     )
+
+
+# -- what a newcomer met -------------------------------------------------------------------------------------
+
+
+def test_pictures_drawn_again_are_those_of_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Earlier ones of the doctor go, files of yours stay."""
+    folder = data(tmp_path / "data", "coco")
+    run(capsys, "doctor", folder, "--draw", tmp_path / "seen")
+    (tmp_path / "seen" / "notes.txt").write_text("mine")
+    run(capsys, "doctor", folder / "annotations/instances_val.json", "--draw", tmp_path / "seen")
+    names = sorted(path.name for path in (tmp_path / "seen").iterdir() if path.name != ".relook")
+    assert names == ["00-contact-sheet.jpg", "01-all-p2.jpg", "02-all-p3.jpg", "notes.txt"]
+
+
+def test_tests_that_several_files_could_be_prevent_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Where nothing else could be validated on; writing another format does not leave them out either."""
+    files = mutants.coco()
+    val = files.pop("annotations/instances_val.json")
+    files |= {f"annotations/instances_test_{name}.json": val for name in ("inshore", "offshore")}
+    mutants.laid_out({name.replace("val/", "test/"): text for name, text in files.items()}, tmp_path / "data")
+    assert "cannot be used yet" in run(capsys, "doctor", tmp_path / "data", status=1)[0]
+    given = ("dataset", tmp_path / "data", tmp_path / "out", "--to", "yolo")
+    assert "could all be the test split" in run(capsys, *given, status=2)[1]
+    one = tmp_path / "data/annotations/instances_test_inshore.json"
+    assert "val: 2 pictures" in run(capsys, *given, "--val-data", one)[0]
+
+
+def test_data_are_not_written_into_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = data(tmp_path / "data", "labelimg")
+    said = run(capsys, "dataset", folder, folder / "sub", "--to", "yolo", status=2)[1]
+    assert "lies in the data themselves" in said
+
+
+def test_rounding_is_no_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Shares that become pixels and shares again; VOC's numbers are short."""
+    text = b"0 0.077083 0.1 0.154166 0.2\n"
+    folder = data(tmp_path / "data", "labelimg", **{"p0.txt": text})
+    err = run(capsys, "dataset", folder, tmp_path / "voc", "--to", "voc")[1]
+    assert "clipped" not in err
+    assert not re.search(r"\.\d{10}", (tmp_path / "voc/Annotations/p0.xml").read_text())
+
+
+def test_empty_labels_beside_pictures_are_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As LabelImg writes them for pictures without objects; and the doctor tells what is kept back."""
+    folder = data(tmp_path / "data", "labelimg", **{f"p{n}.txt": b"" for n in range(4)})
+    out, _ = run(capsys, "doctor", folder, status=1)
+    assert "4 images (4 without objects)" in out
+    assert "keeps back 2 of 4 images, by a hash of their names" in out

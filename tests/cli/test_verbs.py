@@ -56,9 +56,8 @@ def test_predict_writes_pictures_and_one_coco_file(
     out, err = run(
         capsys, "predict", pictures, "--weights", weights, "--out", tmp_path / "o", "--score", "0.1"
     )
-    written = sorted(
-        p.relative_to(tmp_path / "o").as_posix() for p in (tmp_path / "o").rglob("*") if p.is_file()
-    )
+    files = [p for p in (tmp_path / "o").rglob("*") if p.is_file() and p.name != ".relook"]
+    written = sorted(p.relative_to(tmp_path / "o").as_posix() for p in files)
     assert written == ["a/x.png", "b/x.png", "b/y.gif.png", "detections.json"]
     coco = COCO(str(tmp_path / "o" / "detections.json"))
     assert [i["file_name"] for i in coco.dataset["images"]] == ["a/x.png", "b/x.png", "b/y.gif"]
@@ -194,7 +193,7 @@ def test_predict_streams_json_lines(
     assert rows[0]["objects"][0].keys() == {"class", "bbox", "score"}
     assert "error" in rows[2]
     assert "2 pictures" in err
-    assert [p.name for p in tmp_path.iterdir()] == ["detections.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".relook", "detections.json"]
 
 
 def test_predict_leaves_its_own_pictures_alone(

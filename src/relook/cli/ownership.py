@@ -40,6 +40,10 @@ class Folder:
         whole = self.overwrite or bool({_ALL, name} & self._written)
         return whole or not (self.path / name).exists()
 
+    def owns(self, name: str) -> bool:
+        """Whether relook wrote what is there by that name."""
+        return bool({_ALL, name} & self._written)
+
     def note(self, name: str) -> None:
         """Remembers that a file or folder is relook's."""
         if _ALL in self._written or name in self._written:

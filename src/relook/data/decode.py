@@ -136,10 +136,14 @@ def _opened(file: IO[bytes], name: str) -> Image.Image:
     pixels, most = opened.width * opened.height, max_pixels()
     if pixels > most:
         raise BrokenImage(
-            f"{name}: too large: {opened.width}x{opened.height} are {pixels / 1e6:,.0f} million pixels; "
+            f"{name}: too large: {opened.width}x{opened.height} are {_counted(pixels)}; "
             f"cut it into tiles or raise --max-pixels (now {most})"
         )
     return opened
+
+
+def _counted(pixels: int) -> str:
+    return f"{pixels / 1e6:,.0f} million pixels" if pixels >= 1e6 else f"{pixels:,} pixels"
 
 
 _ORIENTATION = 0x0112  # the EXIF tag

@@ -13,6 +13,7 @@ class Options:
     path: str = option("data as --data takes them", positional=True)
     out: str = option("a new folder", positional=True)
     to: Literal["coco", "voc", "yolo"] = option("the format to write: coco, voc or yolo")
+    val_data: str | None = option("what is validated on, where it lies elsewhere", default=None)
     link: bool = option("link to the pictures instead of copying them", default=False)
     json: bool = option("print JSON", default=False)
 
@@ -22,8 +23,9 @@ def run(options: Options) -> int:
     from relook.data.writing.write import write  # noqa: PLC0415 (numpy, which --help does without)
 
     counter = Counter("pictures")
+    out = Path(options.out)
     splits, notes = write(
-        options.path, Path(options.out), options.to, link=options.link, progress=counter.step
+        options.path, out, options.to, val=options.val_data, link=options.link, progress=counter.step
     )
     counter.done()
     for note in notes:

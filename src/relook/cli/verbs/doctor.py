@@ -1,21 +1,18 @@
 """`relook doctor`: what is in a checkpoint, or everything that is wrong with a data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relook.cli.arguments import MAX_PIXELS, Verb, Wrong, limit_pixels, option
-from relook.cli.printing import Counter, say, say_json, table
+from relook.cli.data_views import draw, input_of, size_lines, sizes_of
+from relook.cli.printing import Counter, say, say_json
 
 if TYPE_CHECKING:
-    from relook.data.checks.sizes import ClassSizes
-    from relook.data.sample import Source
-    from relook.recipe import Size
     from relook.weights.identify import Identity
     from relook.weights.reading.checkpoint import Checkpoint
 
-DRAWN = 24  # pictures of --draw, all splits together
 WEIGHTS = frozenset({".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".pkl", ".tar"})
 
 
@@ -164,7 +161,7 @@ def _differs(identity: "Identity") -> list[str]:
 def _data(options: Options) -> int:
     from relook.data.checks.check import examined  # noqa: PLC0415 (numpy, which --help does without)
 
-    rule = _input_of(options.model)  # a wrong name is told before the long look
+    rule = input_of(options.model)  # a wrong name is told before the long look
     counter = Counter("images looked at")
 
     def progress(done: int, _: int) -> None:
@@ -174,62 +171,18 @@ def _data(options: Options) -> int:
     masks = options.draw is not None
     report, sources = examined(options.path, val=options.val_data, masks=masks, progress=progress)
     counter.done()
-    sizes = _sizes(sources, rule)
-    drawn = _drawn(options.draw, sources)
+    sizes = sizes_of(sources, rule)
+    drawn = draw(options.draw, sources)
     if options.json:
         more = {"sizes": [asdict(one) for one in sizes], "drawn": [str(path) for path in drawn]}
         say_json({"usable": report.usable, **asdict(report), **more})
     else:
         if rule is not None:
-            say("\n".join(_size_lines(options, sizes, rule)))
+            say("\n".join(size_lines(options.model, options.path, sizes, rule)))
         say(report.text())
         if drawn:
             say(f"{len(drawn)} pictures; look at {drawn[0]} first")
     return 0 if report.usable else 1
-
-
-def _drawn(folder: Path | None, sources: "Mapping[str, Source]") -> list[Path]:
-    """Writes some pictures of each split, and a contact sheet of them; their paths."""
-    if folder is None:
-        return []
-    from relook.results.annotated.pictures import write_pictures  # noqa: PLC0415
-
-    return write_pictures(folder, sources, DRAWN)
-
-
-def _input_of(model: str | None) -> "Size | None":
-    """How large a model sees images in tests."""
-    if model is None:
-        return None
-    from relook.weights.models import by_name  # noqa: PLC0415
-
-    return by_name(model).entry.recipe.test_size
-
-
-def _sizes(sources: "Mapping[str, Source]", rule: "Size | None") -> "tuple[ClassSizes, ...]":
-    from relook.data.checks.sizes import class_sizes  # noqa: PLC0415
-
-    return () if rule is None else class_sizes(sources.values(), rule)
-
-
-def _size_lines(options: Options, sizes: "Sequence[ClassSizes]", rule: "Size") -> list[str]:
-    """How many objects of each class are too small for a model, and the size that keeps them."""
-    from relook.recipe import side_of  # noqa: PLC0415
-
-    rows = [
-        (s.name, *map(str, (s.objects, s.median, s.below, s.hard)), str(s.wanted), str(s.easy)) for s in sizes
-    ]
-    head = ("class", "objects", "median side", "below 8 pixels", "below 16", "--size for 8", "for 16")
-    lines = [
-        f"Objects as {options.model} sees them (--size {side_of(rule)}): below 8 pixels they are mostly",
-        "lost, below 16 hard to find; the last columns say which --size lifts 95 % of a class above.",
-        table(head, rows),
-    ]
-    wanted = max((s.easy if s.hard > s.objects / 2 else s.wanted for s in sizes), default=0)
-    if wanted > side_of(rule):
-        command = f"relook train --model {options.model} --data {options.path} --size {wanted}"
-        lines.append(f"Suggested: {command}")
-    return [*lines, ""]
 
 
 VERB = Verb(

@@ -32,7 +32,9 @@ class Options:
     split: Literal["val", "train", "test"] = option(
         "which part of the data; a single COCO file is taken whole", default="val"
     )
-    val_data: str | None = option("measure on these instead of --data, whole, as in training", default=None)
+    val_data: str | None = option(
+        "measure on these instead of --data: their --split, or all where they have no parts", default=None
+    )
     classes_by: Literal["name", "order"] = option(
         "how the classes of weights and data are brought together; order needs as many of both",
         default="name",
@@ -151,7 +153,8 @@ def _tell(options: Options, done: "Evaluation", model: str) -> None:
         return
     report = done.report
     rate = report.images / max(done.seconds, 1e-9)
-    measured = options.val_data or f"{options.data} ({options.split})"
+    path = options.val_data or options.data
+    measured = path if path.endswith(".json") else f"{path} ({options.split})"
     say(f"{model} on {measured}: {report.images} pictures, {report.objects} objects")
     if not report.objects:
         remark("relook eval: no picture has an object to be found, look with `relook doctor`")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relook.data.decode import BrokenImage
-from relook.data.formats.detect import parts_of
+from relook.data.formats.detect import kept_back, parts_of
 from relook.data.formats.problems import Part, Problem, Problems, grouped
 from relook.data.learnt import has_objects
 from relook.data.matching import by_name
@@ -105,6 +105,13 @@ def examined(
     for split, source in sources.items():
         with problems.going_on(source.file or source.name, "data set"):
             _check_use(source, problems, needed=split != "test")
+    undivided = sources.get("all") or (sources.get("train") if len(sources) == 1 and val is None else None)
+    if undivided is not None:
+        count, total = kept_back(undivided), len(undivided.samples)
+        problems.notes.append(
+            f"{path} has no validation split: training keeps back {count} of {total} images, by a hash "
+            "of their names"
+        )
     if sources and not {"train", "all"} & set(sources):
         problems.notes.append(f"{path} has no training split: it can be evaluated on, not trained on")
     for other in ("val", "test"):
@@ -137,7 +144,7 @@ def _read(path: Path | str, val: Path | str | None, problems: Problems) -> dict[
             continue
         read.append(part)
         name = "train" if split == "all" and val is not None else split
-        if split == "test":  # not needed to train
+        if split == "test" and dict(parts).get("val") is not part:  # not needed to train
             try:
                 sources[name] = part(problems)
             except DataError as error:
@@ -205,7 +212,8 @@ def _check_use(source: Source, problems: Problems, *, needed: bool) -> None:
     empty = sum(not len(sample.boxes) for sample in source.samples)
     if empty:
         problems.notes.append(f"{empty} of {len(source.samples)} images of {source.name} have no annotation")
-    if not has_objects(source):
+    explained = any(p.fatal and p.record == "boxes" and p.file == str(place) for p in problems.found)
+    if not has_objects(source) and not explained:
         boxes = sum(used.values())
         what = f"{source.name} has no object to learn or to find: "
         what += (

@@ -19,7 +19,7 @@ from relook.data.formats.voc.find import find_voc
 from relook.data.formats.yolo.find import find_declared_yolo, find_yolo
 from relook.data.learnt import has_objects
 from relook.data.matching import By, by_name, matched
-from relook.data.sample import DataError, Source, Split
+from relook.data.sample import DataError, Sample, Source, Split
 from relook.data.shapes import SPLITS, shapes
 from relook.data.shapes import Split as MadeSplit
 from relook.escaping import printable
@@ -316,11 +316,7 @@ def _read_split(parts: Parts, split: Split, path: Path, problems: Problems) -> S
 def _tenth(part: Part, split: Split, path: Path, problems: Problems) -> Source:
     """Splits what has no validation split: those whose file name hashes low are for validation."""
     source = part(problems)
-    names = _distinguishing([sample.path for sample in source.samples])
-    places = {sample.id: _hash(name) for sample, name in zip(source.samples, names, strict=True)}
-    ranked = sorted(source.samples, key=lambda sample: places[sample.id])
-    low = sum(place < VAL_SHARE for place in places.values())
-    count = min(max(1, low), max(1, len(ranked) - 1))
+    ranked, count = _ranked(source)
     if len(ranked) < 2:
         problems.fatal(path, "images", f"{len(ranked)} images cannot be split", "give at least two")
     chosen = {sample.id for sample in (ranked[:count] if split == "val" else ranked[count:])}
@@ -332,6 +328,20 @@ def _tenth(part: Part, split: Split, path: Path, problems: Problems) -> Source:
     return dataclasses.replace(
         source, name=f"{source.name} ({split})", samples=kept, notes=(*source.notes, note)
     )
+
+
+def _ranked(source: Source) -> tuple[list[Sample], int]:
+    """The images by the hash of their names, and how many of the first are for validation."""
+    names = _distinguishing([sample.path for sample in source.samples])
+    places = {sample.id: _hash(name) for sample, name in zip(source.samples, names, strict=True)}
+    ranked = sorted(source.samples, key=lambda sample: places[sample.id])
+    low = sum(place < VAL_SHARE for place in places.values())
+    return ranked, min(max(1, low), max(1, len(ranked) - 1))
+
+
+def kept_back(source: Source) -> int:
+    """How many images of data without a validation split are kept back for it."""
+    return _ranked(source)[1]
 
 
 def _distinguishing(paths: Sequence[Path]) -> list[str]:

@@ -39,7 +39,7 @@ def _row(sample: Sample, row: int, category_ids: Sequence[int]) -> dict[str, Any
     found: dict[str, Any] = {
         "image_id": sample.id,
         "category_id": category_ids[int(sample.labels[row])],
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "bbox": [round(value, 9) for value in (x1, y1, x2 - x1, y2 - y1)],
         "area": float(sample.area[row]),
         "iscrowd": int(sample.crowd[row]),
     }

@@ -23,7 +23,7 @@ def _write(out: Path, splits: Sequence[Split]) -> list[str]:
             file.write_bytes(ET.tostring(page, encoding="utf-8", xml_declaration=True))
             beyond = (sample.boxes[:, 2:] <= 0).any(1)
             outside += int(beyond.sum())
-            clipped += int(((sample.boxes[:, :2] < 0).any(1) & ~beyond).sum())
+            clipped += int(((sample.boxes[:, :2] < -1e-3).any(1) & ~beyond).sum())
             ignored += int((sample.ignore & ~sample.crowd).sum())
             runs += sum(has_run_lengths(sample, row) for row in range(len(sample.labels)))
         if split.name != "all":
@@ -59,11 +59,11 @@ def _page(sample: Sample, name: str, classes: Sequence[str]) -> ET.Element:
         x1, y1, x2, y2 = sample.boxes[row].tolist()
         corners = (max(x1, 0.0) + 1, max(y1, 0.0) + 1, x2, y2)
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
-            ET.SubElement(box, key).text = f"{value:.15g}"
+            ET.SubElement(box, key).text = f"{round(value, 9):.15g}"
         for outline in polygons(sample, row) or ():
             drawn = ET.SubElement(node, "polygon")
             for n, value in enumerate(outline):
-                ET.SubElement(drawn, f"{'xy'[n % 2]}{n // 2 + 1}").text = f"{value:.15g}"
+                ET.SubElement(drawn, f"{'xy'[n % 2]}{n // 2 + 1}").text = f"{round(value, 9):.15g}"
     return page
 
 

@@ -34,6 +34,7 @@ def write(
     out: Path,
     kind: Kind,
     *,
+    val: Path | str | None = None,
     link: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> tuple[tuple[Split, ...], list[str]]:
@@ -43,6 +44,7 @@ def write(
         path: as `relook.data.formats.detect.read` takes it.
         out: a folder that does not exist yet, or an empty one.
         kind: the format.
+        val: what is validated on, where it has a path of its own.
         link: link to the pictures instead of copying them.
         progress: called after each picture.
 
@@ -54,7 +56,11 @@ def write(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already and holds something; choose a folder that does not exist")
-    sources = _read_all(path)
+    if out.resolve().is_relative_to(Path(path).resolve()):
+        raise DataError(
+            f"{out} lies in the data themselves, which would then hold all of it twice; choose another"
+        )
+    sources = _read_all(path, val)
     taken: dict[str, int] = {}
     splits = tuple(_named(split, source, taken) for split, source in sources.items())
     writer = WRITERS[kind]
@@ -99,17 +105,23 @@ def _read_again(folder: Path, splits: Sequence[Split]) -> None:
             raise DataError(f"{words}; nothing is written")
 
 
-def _read_all(path: Path | str) -> dict[str, Source]:
+def _read_all(path: Path | str, val: Path | str | None) -> dict[str, Source]:
     """Every split, each once, in the classes of the first; a test split is none of validation."""
     parts = parts_of(path, alone=True)
+    if val is not None:
+        other = parts_of(val, alone=True)
+        first = parts.get("train") or next(iter(parts.values()))
+        parts = {"train": first, "val": other.get("val") or next(iter(other.values()))}
     if "val" in parts and parts["val"] is parts.get("test"):
         parts = {split: part for split, part in parts.items() if split != "val"}
     problems = Problems(masks=True)
     sources = {split: part(problems) for split, part in parts.items() if split != "test"}
-    if "test" in parts:  # written in many files whether there is one or not
+    if "test" in parts:
         try:
             sources["test"] = parts["test"](problems)
         except DataError as error:
+            if "was not found" not in str(error):  # written in many files whether there is one or not
+                raise
             problems.notes.append(str(error))
     problems.refuse(path)
     first = next(iter(sources.values()))

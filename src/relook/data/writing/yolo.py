@@ -65,7 +65,7 @@ def _line(sample: Sample, row: int, outlines: list[list[float]] | None) -> str:
             (x2 - x1) / sides[0],
             (y2 - y1) / sides[1],
         ]
-    return f"{int(sample.labels[row])} {' '.join(f'{number:.15g}' for number in numbers)}\n"
+    return f"{int(sample.labels[row])} {' '.join(f'{number:.13g}' for number in numbers)}\n"
 
 
 def _is_far(sample: Sample, row: int) -> bool:

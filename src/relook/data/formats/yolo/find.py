@@ -343,11 +343,12 @@ def _beside(path: Path) -> Parts | None:
 
 def _labelled(place: Path) -> bool:
     """Whether some of the first pictures here have a text file of that name whose first line is a label."""
+    listed = any((folder / "classes.txt").is_file() for folder in (place, place.parent))
     for n, image in enumerate(images_below(place, PassedOver())):
         text = image.with_suffix(".txt")
         if n == 200:
             return False
-        if text.is_file() and (text.name.lower() not in _LISTS) and _starts_with_label(text):
+        if text.is_file() and text.name.lower() not in _LISTS and (listed or _starts_with_label(text)):
             return True
     return False
 
