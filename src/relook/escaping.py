@@ -17,3 +17,8 @@ def printable_lines(text: str) -> str:
 
 def _shown(sign: str) -> str:
     return sign if sign.isprintable() else sign.encode("unicode_escape").decode()
+
+
+def can_be_a_name(text: str) -> bool:
+    """Whether disks, terminals and text files can hold it: no control characters, no half of a character."""
+    return not any(ord(sign) < 32 or "\ud800" <= sign <= "\udfff" for sign in text)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import mutants
-from relook.cli import main
+from commands import run
 from relook.weights.models import by_name
 from relook.weights.reading.checkpoint import save_weights
 
@@ -29,14 +29,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 def data(folder: Path, kind: str = "yolo", **changes: bytes) -> Path:
     mutants.laid_out({**mutants.READERS[kind](), **changes}, folder)
     return folder
-
-
-def run(capsys: pytest.CaptureFixture[str], *given: object, status: int = 0) -> tuple[str, str]:
-    """What a command says on stdout and stderr."""
-    capsys.readouterr()
-    assert main([str(word) for word in given]) == status, capsys.readouterr().err
-    said = capsys.readouterr()
-    return said.out, said.err
 
 
 # -- doctor ----------------------------------------------------------------------------------------------
@@ -459,3 +451,26 @@ def test_empty_labels_beside_pictures_are_labels(tmp_path: Path, capsys: pytest.
     out, _ = run(capsys, "doctor", folder, status=1)
     assert "4 images (4 without objects)" in out
     assert "keeps back 2 of 4 images, by a hash of their names" in out
+
+
+def test_the_limit_on_pixels_holds_for_prediction(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """What is too large is skipped and named; the others are looked at."""
+    monkeypatch.setenv("RELOOK_MAX_PIXELS", "")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "small.jpg").write_bytes(mutants.PICTURES[0])
+    Image.new("RGB", (100, 100)).save(tmp_path / "in" / "large.jpg")
+    given = (
+        "predict",
+        tmp_path / "in",
+        "--weights",
+        weights,
+        "--out",
+        tmp_path / "out",
+        "--max-pixels",
+        3072,
+    )
+    out, _ = run(capsys, *given)
+    assert "1 could not be read and were skipped: " in out
+    assert "large.jpg" in out

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from relook.cli import main
+from commands import run
 from relook.cli.verbs import demo as demo_verb
 from relook.data.shapes import shapes
 from relook.weights.models import by_name
@@ -36,14 +36,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.save(folder / name)
     (folder / "b" / "broken.jpg").write_bytes(b"\xff\xd8\xff but no more")
     return folder
-
-
-def run(capsys: pytest.CaptureFixture[str], *given: object, status: int = 0) -> tuple[str, str]:
-    """What a command says on stdout and stderr."""
-    capsys.readouterr()
-    assert main([str(word) for word in given]) == status, capsys.readouterr().err
-    said = capsys.readouterr()
-    return said.out, said.err
 
 
 # -- predict -------------------------------------------------------------------------------------------

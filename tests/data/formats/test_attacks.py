@@ -378,3 +378,42 @@ def test_a_mutant_in_the_fuzzer_is_one(tmp_path: Path) -> None:
             for name in names
         }
         assert before != after
+
+
+def test_numbers_of_classes_that_cannot_be_meant(tmp_path: Path) -> None:
+    """3 x 10^9 in a label, 200,000 categories, as many lines of classes.txt."""
+    files = ultralytics({}, b"") | {"labels/train/p0.txt": b"3000000000 .5 .5 .2 .2\n"}
+    del files["data.yaml"]
+    said = answered_in(laid_out(files, tmp_path / "label"), 5)
+    assert "class 3000000000 is not among the 2 classes" in said
+    many = [{"id": n + 1, "name": f"c{n}"} for n in range(200_000)]
+    folder = coco_with(lambda whole: whole.update(categories=many), tmp_path / "coco")
+    assert "there are 200,000 classes, more than the 20,000 that relook takes" in answered_in(folder, 5)
+    names = b"".join(b"c%d\n" % n for n in range(200_000))
+    folder = laid_out(labelimg() | {"classes.txt": names}, tmp_path / "list")
+    assert "there are 200,000 classes" in answered_in(folder, 5)
+
+
+def test_pipes_and_devices_as_pictures_are_named(tmp_path: Path) -> None:
+    def change(whole: dict) -> None:
+        whole["images"][0]["file_name"], whole["images"][1]["file_name"] = "pipe.jpg", "zero.jpg"
+
+    folder = coco_with(change, tmp_path)
+    os.mkfifo(folder / "train/pipe.jpg")
+    (folder / "train/zero.jpg").symlink_to("/dev/zero")
+    said = answered_in(folder, 5)
+    assert "is a pipe, not a file" in said
+    assert "is a device, not a file" in said
+
+
+def test_pictures_of_one_name_by_relative_and_absolute_paths_are_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may name some pictures by their whole path, though the data are given by a relative one."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.jpg").write_bytes(jpeg(0))
+    file = tmp_path / "data.json"
+    file.write_bytes(instances((0, 1), lambda n: "a/p.jpg" if n == 0 else str(tmp_path / "b/p.jpg")))
+    monkeypatch.chdir(tmp_path)
+    assert len(read("data.json", "train").samples) == len(read("data.json", "val").samples) == 1

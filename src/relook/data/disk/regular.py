@@ -10,7 +10,7 @@ from typing import IO, Final
 MEGABYTE: Final = 1 << 20
 LARGEST_LABELS: Final = 8 * MEGABYTE  # the labels of one image, in text or XML
 LARGEST_LIST: Final = 512 * MEGABYTE  # a text file that lists images or names
-LARGEST_SETTINGS: Final = 3 * MEGABYTE // 8  # a YAML file, whose reader is slow
+LARGEST_SETTINGS: Final = 3 * MEGABYTE // 8  # a YAML file: seconds for the reader without libyaml
 LARGEST_JSON: Final = 8192 * MEGABYTE
 LARGEST_IMAGE: Final = 2048 * MEGABYTE
 

@@ -70,7 +70,8 @@ def read(path: Path | str, split: Split, *, masks: bool = False, whole: bool = F
         path: a folder or file in one of the formats of `READERS`, `NAME:PATH` to name the format, or "shapes"
             for the generated data set, also "shapes:seed=1,train=500,val=100,side=192,most=8".
         split: "train", "val" or "test".
-        masks: carry the segmentations, too, which fill much memory; COCO's formats and "shapes" have them.
+        masks: carry the segmentations, too, which fill much memory: COCO's, outlines of YOLO, polygons of
+            VOC, and those of "shapes".
         whole: all of it, where it has no such split, and of a COCO file that file alone: the other split has
             a path of its own.
 
@@ -349,8 +350,9 @@ def _distinguishing(paths: Sequence[Path]) -> list[str]:
     names = [path.name for path in paths]
     if len(set(names)) == len(names) or not names:
         return names
-    common = os.path.commonpath([path.parent for path in paths])
-    return [os.path.relpath(path, common) for path in paths]
+    whole = [path.absolute() for path in paths]  # one file may name pictures of both kinds
+    common = os.path.commonpath([path.parent for path in whole])
+    return [os.path.relpath(path, common) for path in whole]
 
 
 def _hash(name: str) -> float:

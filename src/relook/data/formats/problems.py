@@ -1,13 +1,14 @@
 """Mistakes in data: collected all at once, each with file, record, what is wrong and how to fix it."""
 
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from relook.data.disk.regular import Unusable
-from relook.data.sample import DataError, Source
+from relook.data.sample import DataError, Source, Split
 from relook.escaping import printable
 
 MOST_CLASSES = 20_000
@@ -155,6 +156,21 @@ Part = Callable[[Problems], Source]
 
 Parts = dict[str, Part]
 """What a folder holds: "train", "val" and "test", or "all" when it is not split."""
+
+
+SPLIT_NAMES: Final[Mapping[Split, tuple[str, ...]]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What tools call a split: its folder, list or key, in lower case; the earliest wins."""
+
+
+def with_stand_in(parts: Parts) -> Parts:
+    """The same; where only training and test parts are there, tests are validated on, too."""
+    if "val" not in parts and "test" in parts:
+        return {**parts, "val": parts["test"]}
+    return parts
 
 
 def ambiguous(folder: Path, split: str, files: Sequence[Path]) -> Part:

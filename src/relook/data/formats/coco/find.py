@@ -9,7 +9,7 @@ from pathlib import Path
 from relook.data.disk.listing import child, names_in
 from relook.data.disk.regular import LARGEST_JSON, MEGABYTE, Unusable, is_regular, read_ends
 from relook.data.formats.coco.read import ROBOFLOW_FILE, read_coco
-from relook.data.formats.problems import Part, Parts, ambiguous
+from relook.data.formats.problems import SPLIT_NAMES, Part, Parts, ambiguous, with_stand_in
 
 _LOOKED_AT = 16 * MEGABYTE  # of each end of a file
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
@@ -40,21 +40,12 @@ def one_coco_file(path: Path) -> Parts:
 
 def find_roboflow(path: Path) -> Parts | None:
     """The splits of a folder as Roboflow exports COCO: train/, valid/ and test/ with a JSON in each."""
-    folders = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
     parts: Parts = {}
-    for split, names in folders.items():
-        for name in reversed(names):
-            file = path / name / ROBOFLOW_FILE
-            if file.is_file():
-                parts[split] = partial(read_coco, file, [file.parent], name=f"{path.name} {split}")
+    for split, names in SPLIT_NAMES.items():
+        file = next((f for name in names if (f := path / name / ROBOFLOW_FILE).is_file()), None)
+        if file is not None:
+            parts[split] = partial(read_coco, file, [file.parent], name=f"{path.name} {split}")
     return with_stand_in(parts) if parts else None
-
-
-def with_stand_in(parts: Parts) -> Parts:
-    """The same; where only training and test parts are there, tests are validated on, too."""
-    if "val" not in parts and "test" in parts:
-        return {**parts, "val": parts["test"]}
-    return parts
 
 
 def _by_role(files: Sequence[Path], folder: Path) -> Parts:

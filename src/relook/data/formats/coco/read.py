@@ -32,6 +32,7 @@ from relook.data.formats.geometry import (
 )
 from relook.data.formats.problems import Problems, distinct, too_many_classes
 from relook.data.sample import DataError, Sample, Source
+from relook.escaping import can_be_a_name
 from relook.rle import box_of
 
 T = TypeVar("T")
@@ -445,7 +446,7 @@ def _bad_text(value: object) -> str:
     """Why a value is no name, in words; empty when it is one."""
     if not isinstance(value, str) or not value.strip():
         return f"{_told(value)}, no text" if not isinstance(value, str) else "empty"
-    if any(ord(sign) < 32 or "\ud800" <= sign <= "\udfff" for sign in value):
+    if not can_be_a_name(value):
         return f"{_told(value)}, which holds signs that no name can have"
     return ""
 

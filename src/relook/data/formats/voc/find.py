@@ -9,14 +9,19 @@ from pathlib import Path
 from relook.data.columnar import pack, with_classes
 from relook.data.disk.listing import PassedOver, child, files_below, folders_in, names_in
 from relook.data.disk.regular import is_regular
-from relook.data.formats.coco.find import with_stand_in
-from relook.data.formats.problems import Parts, Problems
-from relook.data.formats.voc.read import Folder, class_names, declared_classes, read_voc, stems
+from relook.data.formats.problems import SPLIT_NAMES, Parts, Problems, with_stand_in
+from relook.data.formats.voc.read import (
+    Folder,
+    class_names,
+    declared_classes,
+    is_xml,
+    read_voc,
+    stems,
+)
 from relook.data.sample import DataError, Source
 
 _ANNOTATIONS = ("Annotations", "annots", "annotation", "xmls", "xml", "labels", "label")
 _IMAGES = ("JPEGImages", "images", "imgs", "image", "img", "pictures", "photos")
-_SPLITS = {"train": ("train", "training"), "val": ("valid", "val", "validation"), "test": ("test", "testing")}
 _YEAR = re.compile(r"VOC\d{4}")
 _PAIRS = (
     ("trainval", "test"),
@@ -46,7 +51,7 @@ def find_voc(path: Path) -> Parts | None:
     if beside is not None:
         return beside
     inner = [f for p in folders_in(path) if (f := _folder(p)) is not None]
-    split = {s: f for s, names in _SPLITS.items() for f in inner if f.root.name.lower() in names}
+    split = {s: f for s, names in SPLIT_NAMES.items() for f in inner if f.root.name.lower() in names}
     if len(split) == len(inner) > 1:
         classes = {s: replace(folder, classes_of=path) for s, folder in split.items()}
         return with_stand_in(
@@ -67,24 +72,20 @@ def _folder(path: Path) -> Folder | None:
 
 
 def _xml(folder: Path) -> Iterator[Path]:
-    return files_below(folder, _is_xml, PassedOver())
-
-
-def _is_xml(name: str) -> bool:
-    return name.lower().endswith(".xml")
+    return files_below(folder, is_xml, PassedOver())
 
 
 def _beside(path: Path) -> Parts | None:
     """XML files beside their pictures: in train/, valid/ and test/ (Roboflow's export), or in one folder."""
     parts: Parts = {}
-    for split, several in _SPLITS.items():
+    for split, several in SPLIT_NAMES.items():
         place = child(path, *several)
-        if place is not None and any(map(_is_xml, names_in(place))):
+        if place is not None and any(map(is_xml, names_in(place))):
             folder = Folder(place, place, (place,), classes_of=path)
             parts[split] = partial(read_voc, folder, None, name=f"{path.name} {split}")
     if parts:
         return with_stand_in(parts)
-    if any(_is_xml(name) and (path / name).is_file() for name in names_in(path)):
+    if any(is_xml(name) and (path / name).is_file() for name in names_in(path)):
         images = [one for name in _IMAGES if (one := child(path, name)) is not None]
         folder = Folder(path, path, (path, *images))
         return {"all": partial(read_voc, folder, None, name=path.name)}
@@ -121,7 +122,7 @@ def _by_lists(folder: Folder) -> Parts:
 def _split_folders(folder: Folder) -> Parts:
     """The splits by folders in the annotations: Annotations/train, Annotations/val."""
     parts: Parts = {}
-    for split, names in _SPLITS.items():
+    for split, names in SPLIT_NAMES.items():
         place = child(folder.annotations, *names)
         if place is not None and any(_xml(place)):
             images = [one for root in folder.images for name in names if (one := child(root, name))]

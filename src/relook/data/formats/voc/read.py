@@ -62,7 +62,6 @@ def read_voc(folder: Folder, chosen: Path | None, problems: Problems, *, name: s
         name: of the split, for messages.
     """
     pages = _pages(folder, problems)
-    files = {**pages}
     objects = [one for page in pages.values() if page for one in page.objects]
     shares = bool(objects) and max(max(map(abs, one.box)) for one in objects) <= 1.5
     first = 0.0 if any(min(one.box[:2]) == 0 for one in objects) else 1.0
@@ -75,11 +74,11 @@ def read_voc(folder: Folder, chosen: Path | None, problems: Problems, *, name: s
     labels = {c: n for n, c in enumerate(classes)}
     samples: list[Sample] = []
     with problems.going_on(chosen or folder.root, "list"):
-        for n, stem in enumerate(_once(stems(folder, chosen), chosen, problems) if chosen else list(files)):
+        for n, stem in enumerate(_once(stems(folder, chosen), chosen, problems) if chosen else list(pages)):
             page = pages.get(stem)
             if page is not None:
                 samples.append(_sample(page, n + 1, first, labels, problems))
-            elif stem not in files:
+            elif stem not in pages:
                 problems.fatal(
                     chosen or folder.root, stem, "has no file in Annotations", "write it or drop the line"
                 )
@@ -144,7 +143,7 @@ class _Page:
 def _pages(folder: Folder, problems: Problems) -> dict[str, _Page | None]:
     """All annotations by name without ending, which may have folders; None for those with a mistake."""
     passed = PassedOver()
-    files = sorted(files_below(folder.annotations, _is_xml, passed))
+    files = sorted(files_below(folder.annotations, is_xml, passed))
     names = [file.relative_to(folder.annotations).with_suffix("").as_posix() for file in files]
     roots: list[ET.Element | None] = []
     for file in files:
@@ -181,7 +180,8 @@ def _say_which_have_none(folder: Folder, annotated: Sequence[Path], problems: Pr
     problems.notes += [told] if told else []
 
 
-def _is_xml(name: str) -> bool:
+def is_xml(name: str) -> bool:
+    """Whether a file name is one of an annotation."""
     return name.lower().endswith(".xml")
 
 
@@ -357,7 +357,7 @@ def declared_classes(folder: Folder, problems: Problems) -> tuple[str, ...]:
 def class_names(folder: Folder, problems: Problems) -> tuple[str, ...]:
     """The names of all objects, sorted."""
     found: set[str] = set()
-    for file in sorted(files_below(folder.classes_of or folder.annotations, _is_xml, PassedOver())):
+    for file in sorted(files_below(folder.classes_of or folder.annotations, is_xml, PassedOver())):
         with problems.going_on(file, "file"):
             nodes = read_xml(file).findall("object")
             found |= {" ".join(node.findtext("name", "").split()) for node in nodes}

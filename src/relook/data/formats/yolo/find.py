@@ -11,16 +11,11 @@ from relook.data.disk.listing import PassedOver, child, files_below, images_belo
 from relook.data.disk.places import FOLDERS, spellings
 from relook.data.disk.regular import LARGEST_LIST, Unusable, is_regular, why_not
 from relook.data.disk.text import read_class_names, read_text, read_yaml, split_lines
-from relook.data.formats.coco.find import with_stand_in
-from relook.data.formats.problems import Parts, Problems
+from relook.data.formats.problems import SPLIT_NAMES, Parts, Problems, with_stand_in
 from relook.data.formats.yolo.read import Layout, is_label_line, read_yolo
-from relook.data.sample import DataError, Source
+from relook.data.sample import DataError, Source, Split
+from relook.escaping import can_be_a_name
 
-_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 _IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
 _LABELS = ("labels", "label")
 _MEANT = ("data", "dataset")  # stems of YAML files that must be readable; others may be of other things
@@ -81,14 +76,14 @@ def _by_yaml(file: Path) -> Parts | None:
         return None
     facts = {str(key).lower(): value for key, value in cast("dict[Any, Any]", said).items()}
     classes = _classes(facts, file)
-    if not any(_entry(facts, split) for split in _NAMES):
+    if not any(_entry(facts, split) for split in SPLIT_NAMES):
         return _by_folders(file.parent, Layout(file=file, classes=classes))
     layout = Layout(
         file=file, classes=classes, keypoints=_keypoints(facts, file), outlines=_says_outlines(facts)
     )
     parts: Parts = {}
     missing: Parts = {}  # a test part is written there by many tools whether there is one or not
-    for split in _NAMES:
+    for split in SPLIT_NAMES:
         entry = _entry(facts, split)
         if not entry:
             continue
@@ -105,9 +100,9 @@ def _refuse(error: DataError, problems: Problems) -> Source:  # noqa: ARG001 (a 
     raise error
 
 
-def _entry(facts: dict[str, Any], split: str) -> list[Any]:
+def _entry(facts: dict[str, Any], split: Split) -> list[Any]:
     """What a data.yaml says of a split."""
-    found = next((facts[key] for key in _NAMES[split] if not _empty(facts.get(key))), None)
+    found = next((facts[key] for key in SPLIT_NAMES[split] if not _empty(facts.get(key))), None)
     if isinstance(found, list):
         return [one for one in cast("list[Any]", found) if not _empty(one)]
     return [] if found is None else [found]
@@ -160,7 +155,7 @@ def _names(value: Any, file: Path) -> tuple[str, ...]:
         value = _listed(value, file)
     rows = cast("list[Any]", value)
     for n, name in enumerate(rows):
-        if not isinstance(name, str) or not name.strip() or _no_name(name):
+        if not isinstance(name, str) or not name.strip() or not can_be_a_name(name):
             raise DataError(f"{file}: names[{n}] is {_short(name)}, no name; write the name of the class")
     return tuple(rows)
 
@@ -172,10 +167,6 @@ def _listed(value: str, file: Path) -> list[Any]:
         fix = "write a list, such as `names: [cat, dog]`, or the name of a file that is there"
         raise DataError(f"{file}: names is {_short(value)}, no list of classes and no file; {fix}")
     return list(read_class_names(listed))
-
-
-def _no_name(name: str) -> bool:
-    return any(ord(sign) < 32 or "\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _short(value: object) -> str:
@@ -264,7 +255,9 @@ def _by_obj_data(file: Path) -> Parts | None:
     facts = {key.strip().lower(): value.strip() for key, equals, value in lines if equals}
     if "names" not in facts:
         return None
-    entries = {split: next((facts[k] for k in keys if facts.get(k)), "") for split, keys in _NAMES.items()}
+    entries = {
+        split: next((facts[k] for k in keys if facts.get(k)), "") for split, keys in SPLIT_NAMES.items()
+    }
     try:
         names = read_class_names(_place(facts["names"], file, None))
         said: dict[str, Any] = {"names": list(names), "nc": facts.get("classes")}
@@ -299,12 +292,12 @@ def _by_folders(path: Path, declared: Layout | None = None) -> Parts | None:
     images = child(path, *_IMAGES)
     parts: Parts = {}
     if images is not None and _has_labels(child(path, *_LABELS), images):
-        for split, names in _NAMES.items():
+        for split, names in SPLIT_NAMES.items():
             place = child(images, *names)
             if place is not None:
                 parts[split] = partial(read_yolo, [place], layout, name=f"{path.name} {split}")
         return with_stand_in(parts or {"all": partial(read_yolo, [images], layout, name=path.name)})
-    for split, names in _NAMES.items():
+    for split, names in SPLIT_NAMES.items():
         outer = child(path, *names)
         inner = None if outer is None else child(outer, *_IMAGES)
         if outer is not None and inner is not None and _has_labels(child(outer, *_LABELS), inner):
@@ -328,7 +321,7 @@ def _has_labels(labels: Path | None, images: Path) -> bool:
 def _beside(path: Path) -> Parts | None:
     """Text files beside their pictures (LabelImg), in one folder or in train/, val/ and test/."""
     parts: Parts = {}
-    for split, names in _NAMES.items():
+    for split, names in SPLIT_NAMES.items():
         place = child(path, *names)
         if place is not None and _labelled(place):
             parts[split] = partial(read_yolo, [place], Layout(file=path), name=f"{path.name} {split}")
