@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relook.api import create_model, entry, evaluate, list_models, load, load_published, train
+    from relook.archives import CheckpointError
     from relook.detector import Detector
     from relook.predictor import Predictor
     from relook.results.result import Result
     from relook.types import Detections, ImageDetections, Targets
     from relook.weights.loading import LoadReport
-    from relook.weights.reading.pickled import CheckpointError
 
 __version__ = version("relook")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 import torch
 
+from relook.archives import CheckpointError
 from relook.detector import Detector
 from relook.inference import Precision
 from relook.predictor import Predictor
@@ -16,7 +17,6 @@ from relook.views import Views, parse
 from relook.weights.loading import LoadReport, load_published, load_start
 from relook.weights.models import Loaded, Model, by_name, open_weights
 from relook.weights.pretrained import load_backbone
-from relook.weights.reading.pickled import CheckpointError
 from relook.zoo import catalog
 from relook.zoo.entry import Entry
 
@@ -218,6 +218,7 @@ class TrainOptions(TypedDict, total=False):
     workers: int
     seed: int
     resume: Path | str | None
+    force: bool
     overwrite: bool
     stop_after: int | None
     validate_every: int
@@ -307,11 +308,13 @@ def run_training(
 
     try:
         from relook.training.fit import fit  # noqa: PLC0415
+        from relook.training.records.run_folder import from_the_start  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(f"training needs an extra ({error}); `pip install 'relook[train]'`") from error
 
     with torch.device("meta"):  # segmentations fill much memory: only those read them who learn from them
         masks = model.entry.detector.build().has_masks
+    settings = from_the_start(settings)
     source, val = read_pair(data, val_data, masks=masks, allow_empty=allow_empty)
     asked = model.settings.get("detector.num_classes")
     if asked is not None and int(asked) != len(source.classes):

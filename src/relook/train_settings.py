@@ -23,7 +23,9 @@ class TrainSettings:
         precision: arithmetic of the network; losses stay in 32 bits.
         workers: processes that read images, for each device; 0 reads in the training process.
         seed: decides the order of the images, their augmentation and every other draw.
-        resume: a run's folder or its last.ckpt; goes on exactly where it stopped. Needs the same settings.
+        resume: a run's folder or its last.ckpt; goes on exactly where it stopped. Needs the same classes,
+            images and settings.
+        force: with `resume`: go on though classes, images or settings are not those that the run began with.
         overwrite: start anew in a folder that already holds a run; its results are removed.
         stop_after: end after this epoch of the whole schedule; `resume` does the rest.
         validate_every: epochs between two validations; the last epoch is always validated.
@@ -48,6 +50,7 @@ class TrainSettings:
     workers: int = 2
     seed: int = 0
     resume: Path | None = None
+    force: bool = False
     overwrite: bool = False
     stop_after: int | None = None
     validate_every: int = 1
@@ -64,6 +67,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} is too small; {name} must be at least {least}")
+        if self.force and self.resume is None:
+            raise ValueError("force goes with resume: it lets a run go on with other data or settings")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema={self.ema} is no decay; choose a number between 0 and 1, such as 0.9998")
         if self.lr is not None and not self.lr > 0:
@@ -98,7 +103,7 @@ def resume_file(resume: Path | str) -> Path:
     """
     path = Path(resume)
     file = path / "last.ckpt" if path.is_dir() else path
-    if not file.is_file():
+    if not file.exists():
         raise FileNotFoundError(
             f"--resume {resume}: there is no {file}; name the folder of a run or its last.ckpt"
         )

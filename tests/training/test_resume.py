@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 from dataclasses import replace
@@ -7,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 
+from relook.archives import CheckpointError
 from relook.train_settings import TrainSettings
 from relook.training.fit import TrainResult, fit
+from same_run import assert_same_run, state
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 
@@ -20,41 +20,6 @@ def run(folder: Path, detector: TinyDetector | None = None, **changed: Any) -> T
         **changed,
     )
     return fit(detector or tiny(), RECIPE, tiny_data(), tiny_data(6, "val"), settings, {})
-
-
-def state(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "last.ckpt", weights_only=True)
-
-
-def assert_same_run(one: Path, two: Path) -> None:
-    """Weights, averages, optimiser, counters and metrics are equal bit for bit."""
-    a, b = state(one), state(two)
-    if b["callbacks"]["ValidateAndSave"]["pending_validation"] == (
-        4,
-        12,
-    ):  # nothing was left to do but this validation, which is done
-        b["callbacks"]["ValidateAndSave"] = {
-            **b["callbacks"]["ValidateAndSave"],
-            "pending_validation": None,
-            "epochs_without_gain": 3,
-        }
-    for name in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
-    for name in ("last", "best"):
-        with (
-            safe_open(one / f"{name}.safetensors", "pt") as x,
-            safe_open(two / f"{name}.safetensors", "pt") as y,
-        ):
-            assert x.metadata() == y.metadata()
-            assert all(torch.equal(x.get_tensor(key), y.get_tensor(key)) for key in x.keys())  # noqa: SIM118
-    timeless = [
-        [
-            {k: v for k, v in json.loads(line).items() if k not in {"seconds", "images_per_second", "loss"}}
-            for line in (folder / "metrics.jsonl").read_text().splitlines()
-        ]
-        for folder in (one, two)
-    ]
-    assert timeless[0] == timeless[1]
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +134,16 @@ def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
 
 
 def test_other_settings_are_pointed_out(tmp_path: Path) -> None:
-    """A run that goes on under another schedule is not the same run."""
+    """A run that goes on under another schedule is refused, and nothing is written, unless it is forced."""
     run(tmp_path, epochs=1)
-    run(tmp_path, epochs=2, resume=tmp_path, seed=3)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match=r"epochs was 1, now 2; seed was 0, now 3\. .*--force"):
+        run(tmp_path, epochs=2, resume=tmp_path, seed=3)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert run(tmp_path, epochs=2, resume=tmp_path, seed=3, force=True).epochs == 2
     log = (tmp_path / "train.log").read_text()
-    assert "began with epochs=1 and goes on with 2" in log
-    assert "began with seed=0 and goes on with 3" in log
+    assert "not as the run began: epochs was 1, now 2" in log
+    assert "not as the run began: seed was 0, now 3" in log
 
 
 def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None:
@@ -185,6 +154,6 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None
             return (Path.touch, (tmp_path / "executed",))
 
     torch.save({"global_step": 0, "state_dict": Evil()}, tmp_path / "last.ckpt")
-    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+    with pytest.raises(CheckpointError, match="would have to run code"):
         run(tmp_path, resume=tmp_path)
     assert not (tmp_path / "executed").exists()

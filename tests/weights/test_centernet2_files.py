@@ -11,13 +11,13 @@ from torch import Tensor
 
 import relook
 from published import manifests
+from relook.archives import CheckpointError
 from relook.backbones.resnet import ResNetConfig
 from relook.cli import main
 from relook.detectors.centernet2 import CenterNet2Config
 from relook.weights.identify import identify
 from relook.weights.models import open_weights
 from relook.weights.reading.checkpoint import Checkpoint, read_checkpoint
-from relook.weights.reading.pickled import CheckpointError
 from relook.zoo.catalog import find
 
 FORK, ORIGINAL = "centernet2_cascade_res50_fpn_1x_coco", "original/CenterNet2_R50_1x"

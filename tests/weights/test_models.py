@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from relook.archives import CheckpointError
 from relook.recipe import Flip, Jitter, KeepRatio, Recipe, Resize, Selection
 from relook.settings import restored
 from relook.weights.loading import load_start
 from relook.weights.models import by_name, open_weights
 from relook.weights.reading.checkpoint import read_checkpoint, save_weights
-from relook.weights.reading.pickled import CheckpointError
 from relook.zoo.catalog import ENTRIES, find
 from relook.zoo.entry import Entry
 

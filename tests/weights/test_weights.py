@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from relook.archives import CheckpointError
 from relook.backbones.resnet import ResNetConfig
 from relook.detectors.reppoints import RepPointsConfig
 from relook.weights import shapes as table
@@ -31,7 +32,6 @@ from relook.weights.reading.checkpoint import (
     read_checkpoint,
     save_weights,
 )
-from relook.weights.reading.pickled import CheckpointError
 from relook.zoo.catalog import ENTRIES, find
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "reppoints" / "manifests.json.gz"

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from relook.cli.ownership import Folder
 from relook.cli.printing import table
+from relook.ownership import Folder
 
 if TYPE_CHECKING:
     from relook.data.checks.sizes import ClassSizes

@@ -18,16 +18,14 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-import yaml
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import Trainer
@@ -38,33 +36,23 @@ from rich.console import Console
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.evaluation import evaluate
-from relook.files import whole_file
 from relook.metrics.metric import Report
 from relook.metrics.named import metric_named
 from relook.recipe import Recipe
 from relook.train_settings import TrainSettings, resume_file
 from relook.training.callbacks import Ema, Stopped, ValidateAndSave
 from relook.training.lightning import Training, machines
-from relook.training.records.checkpoint import WholeCheckpoints
+from relook.training.records.checkpoint import WholeCheckpoints, check_network, read_state
+from relook.training.records.ending import told, where_to_resume
+from relook.training.records.lock import locked
 from relook.training.records.metrics_log import MetricsLog, log_to_run
+from relook.training.records.origin import KEY as ORIGIN
+from relook.training.records.origin import differences, origin, plain
+from relook.training.records.run_folder import from_the_start, prepare, refuse_taken, write_settings
 from relook.training.reporter import Reporter
 from relook.views import recipe_view
 
 log = logging.getLogger("relook.training")
-
-_RESULTS = (
-    "last.ckpt",
-    "last.safetensors",
-    "best.safetensors",
-    "metrics.jsonl",
-    "metrics.csv",
-    "settings.yaml",
-    "train.log",
-    "live.html",
-    "tensorboard",
-    "nonfinite",
-)
-_COPIED_WHEN_RESUMED = ("best.safetensors", "metrics.jsonl")  # by a run that goes on in another folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,39 +93,38 @@ def fit(
 
     Raises:
         FileExistsError: when the folder holds another run.
+        Occupied: a FileExistsError; when another training is writing into the folder.
+        CheckpointError: a ValueError; when the state to go on from is damaged or of another network.
+        DiskFull: an OSError; when a file could not be written. What was saved before is whole.
         NonFiniteLoss: when a loss is NaN or infinite.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
         ValueError: when detector and data do not fit, or a setting cannot be.
     """
-    _check(detector, train, val)
-    headline = metric_named(recipe.metric).headline  # a wrong name is no business of the first validation
-    recipe_view(recipe.test_size)
-    if val is None and settings.early_stop is not None:
-        raise ValueError(f"early_stop={settings.early_stop} needs validation images, and there are none")
-    where = machines(settings)
-    module = Training(detector, recipe, train, settings, where)
-    folder, is_main = settings.folder(), is_first()
-    step = _step(settings.resume)
-    if is_main:
-        _prepare_folder(folder, settings)
-    console = Console(stderr=True)
+    headline = _check(detector, recipe, train, val, settings)
+    settings = from_the_start(settings)
+    module = Training(detector, recipe, train, settings, machines(settings))
+    folder = settings.folder()
     with contextlib.ExitStack() as stack:
-        if is_main:
-            stack.enter_context(log_to_run(folder, console=console, quiet=not settings.progress))
+        stack.enter_context(_quiet_lightning())
+        if is_first():
+            stack.enter_context(locked(folder))
+        _ = module.steps_per_epoch  # images that cannot be trained on are told here
+        module.origin = origin(train, val, recipe, _resolved(module), describe)
+        goes_on = _goes_on(module)  # all is checked before anything is written
+        if is_first():
+            refuse_taken(folder, goes_on.folder, overwrite=settings.overwrite)
+        ema = Ema(detector, settings.ema) if settings.ema is not None else None
+        saver = ValidateAndSave(module, None if val is None else _validation(module, val), ema, describe)
+        reporter = Reporter(module, Console(stderr=True))
+        callbacks = [reporter if is_first() else None, ema, saver]
+        trainer = _trainer(module, [one for one in callbacks if one is not None])
+        if is_first():
+            reporter.metrics = saver.metrics = _opened(stack, module, reporter.console, goes_on)
+            reporter.begins = partial(write_settings, folder, _document(module, describe))
         else:
             nobody = logging.NullHandler()  # what all processes know, the first one says
             log.addHandler(nobody)
             stack.callback(log.removeHandler, nobody)
-        stack.enter_context(_quiet_lightning())
-        ema = Ema(detector, settings.ema) if settings.ema is not None else None
-        saver = ValidateAndSave(module, None if val is None else _validation(module, val), ema, describe)
-        callbacks: list[Callback] = [saver] if ema is None else [ema, saver]
-        if is_main:
-            _log_settings(module, folder, describe)
-            saver.metrics = MetricsLog(folder, after=step, tensorboard=settings.tensorboard)
-            stack.callback(saver.metrics.close)
-            callbacks.insert(0, Reporter(module, saver.metrics, console))
-        trainer = _trainer(module, callbacks)
         _run(trainer, module, settings)
         if ema is not None and ema.average is not None:
             detector.load_state_dict(ema.average.state_dict())
@@ -191,40 +178,17 @@ def _run(trainer: Trainer, module: Training, settings: TrainSettings) -> None:
     """Lightning's loop, and what a person needs to know when it ends before its end."""
     resume = None if settings.resume is None else resume_file(settings.resume)
     try:
-        trainer.fit(module, ckpt_path=resume, weights_only=True)
+        with told(settings, module.batch):
+            trainer.fit(module, ckpt_path=resume, weights_only=True)
     except Stopped as stopped:
         log.warning("%s; go on with --resume %s", stopped, settings.folder())
-        if module.monitor.stopped_by == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM) from None
+        heard = module.monitor.stopped_by
+        if heard is not None and heard != signal.SIGINT:
+            raise SystemExit(128 + heard) from None
         raise KeyboardInterrupt from None
-    except (
-        SystemExit
-    ):  # Lightning's answer to a Ctrl-C that it hears: the second, or one before the first step
-        log.warning("interrupted at once; %s", _where_to_resume(settings))
+    except SystemExit:  # Lightning's answer to a Ctrl-C that it hears: the second, or before the first step
+        log.warning("interrupted at once; %s", where_to_resume(settings))
         raise KeyboardInterrupt from None
-    except torch.OutOfMemoryError as error:
-        raise torch.OutOfMemoryError(
-            f"{module.batch} images a step do not fit into the memory of the GPU; "
-            f"use --batch {max(1, module.batch // 2)} --accumulate {settings.accumulate * 2}"
-        ) from error
-    except ValueError as error:
-        if resume is None or "parameter group" not in str(error):  # of torch, when the optimizer is restored
-            raise
-        raise ValueError(
-            f"{resume} was trained with another `no_decay`; "
-            "go on with the same --set recipe.optimizer.no_decay"
-        ) from None
-    except ArithmeticError as error:
-        log.critical("%s", error, extra={"file_only": True})  # whoever called shows the error itself
-        log.critical("training ended; %s", _where_to_resume(settings))
-        raise
-
-
-def _where_to_resume(settings: TrainSettings) -> str:
-    last = settings.folder() / "last.ckpt"
-    if not last.exists():
-        return "nothing was saved yet"
-    return f"{last} holds the last state that was saved; go on with --resume {settings.folder()}"
 
 
 def _validation(module: Training, val: Source) -> Callable[[Detector[Any]], Report]:
@@ -249,7 +213,10 @@ def _validation(module: Training, val: Source) -> Callable[[Detector[Any]], Repo
 # -- before the first step -----------------------------------------------------------------------------
 
 
-def _check(detector: Detector[Any], train: Source, val: Source | None) -> None:
+def _check(
+    detector: Detector[Any], recipe: Recipe, train: Source, val: Source | None, settings: TrainSettings
+) -> str:
+    """Refuses what does not fit together; the name of the number that chooses the best weights."""
     for source in (train, val):
         if source is not None and len(source.classes) != detector.num_classes:
             raise ValueError(
@@ -261,6 +228,10 @@ def _check(detector: Detector[Any], train: Source, val: Source | None) -> None:
             f"training and validation name different classes: {train.classes[:5]}... in "
             f"{train.file or train.name}, {val.classes[:5]}... in {val.file or val.name}"
         )
+    if val is None and settings.early_stop is not None:
+        raise ValueError(f"early_stop={settings.early_stop} needs validation images, and there are none")
+    recipe_view(recipe.test_size)
+    return metric_named(recipe.metric).headline  # a wrong name is no business of the first validation
 
 
 def is_first() -> bool:
@@ -268,41 +239,56 @@ def is_first() -> bool:
     return cast("Any", rank_zero_only).rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
-def _prepare_folder(folder: Path, settings: TrainSettings) -> None:
-    """Makes the folder of a run, or finds that it is taken."""
-    before = None if settings.resume is None else resume_file(settings.resume).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    if before is not None and before.samefile(folder):
-        return
-    held = [folder / name for name in _RESULTS if (folder / name).exists()]
-    if held and not settings.overwrite:
-        raise FileExistsError(
-            f"{folder} already holds a run; go on with it by --resume {folder}, "
-            f"choose another folder by --out, or start anew by --overwrite"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GoesOn:
+    """Where a run goes on."""
+
+    step: int = 0
+    folder: Path | None = None  # of the last sitting; None for a new run
+    different: tuple[str, ...] = ()  # in words, what is not as it was
+
+
+def _goes_on(module: Training) -> _GoesOn:
+    """Reads the state to go on from, and refuses it where it cannot go on here.
+
+    Raises:
+        CheckpointError: when it is damaged or of another network.
+        ValueError: when classes, images or settings differ, unless `force` was said.
+    """
+    if module.settings.resume is None:
+        return _GoesOn()
+    file = resume_file(module.settings.resume)
+    state = read_state(file, mapped=True)
+    before = state.get(ORIGIN)
+    different = [] if before is None else differences(before, module.origin)
+    if different and not module.settings.force:
+        more = f"; and {len(different) - 8} more" if len(different) > 8 else ""
+        raise ValueError(
+            f"{file}: this run began otherwise: {'; '.join(different[:8])}{more}. Give what it began with "
+            f"({file.parent / 'settings.yaml'}), begin a new run without --resume, or say --force to go on "
+            "all the same"
         )
-    for path in held:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    if before is not None:
-        for name in _COPIED_WHEN_RESUMED:
-            if (before / name).exists():
-                shutil.copy2(before / name, folder / name)
+    check_network(file, state, module.state_dict())
+    if before is None:
+        different.append("it was saved by an older relook, which noted no classes and images")
+    return _GoesOn(step=int(state["global_step"]), folder=file.parent, different=tuple(different))
 
 
-def _step(resume: Path | None) -> int:
-    """The step at which a stopped run goes on; 0 for a new one."""
-    if resume is None:
-        return 0
-    state = torch.load(resume_file(resume), map_location="cpu", weights_only=True, mmap=True)
-    return int(state["global_step"])
+def _opened(stack: contextlib.ExitStack, module: Training, console: Console, goes_on: _GoesOn) -> MetricsLog:
+    """Takes the folder, and opens what is written in it while the run goes."""
+    settings, folder = module.settings, module.settings.folder()
+    prepare(folder, goes_on.folder, overwrite=settings.overwrite)
+    stack.enter_context(log_to_run(folder, console=console, quiet=not settings.progress))
+    _say_settings(module, goes_on)
+    metrics = MetricsLog(folder, after=goes_on.step, tensorboard=settings.tensorboard)
+    stack.callback(metrics.close)
+    return metrics
 
 
-def _log_settings(module: Training, folder: Path, describe: Mapping[str, str]) -> None:
-    """Says and writes what was asked for and what came of it; compares with the earlier sitting."""
-    settings, where, steps = module.settings, module.where, module.recipe.schedule
-    facts: dict[str, Any] = {
+def _resolved(module: Training) -> dict[str, Any]:
+    """What the settings came to."""
+    settings = module.settings
+    return {
         "epochs": module.epochs,
         "batch": module.batch,
         "accumulate": settings.accumulate,
@@ -311,13 +297,18 @@ def _log_settings(module: Training, folder: Path, describe: Mapping[str, str]) -
         "precision": settings.precision,
         "seed": settings.seed,
         "ema": settings.ema,
-        "devices": where.describe(),
+        "devices": module.where.describe(),
     }
+
+
+def _say_settings(module: Training, goes_on: _GoesOn) -> None:
+    settings, where, steps = module.settings, module.where, module.recipe.schedule
     if settings.resume is not None:
-        log.info("goes on from %s, after step %d", settings.resume, _step(settings.resume))
-        _compare(resume_file(settings.resume).parent / "settings.yaml", facts)
+        log.info("goes on from %s, after step %d", settings.resume, goes_on.step)
+    for words in goes_on.different:
+        log.warning("not as the run began: %s; the result is not that of one run", words)
     trained = [p for p in module.detector.parameters() if p.requires_grad]
-    log.info("training on %s, images from %s", facts["devices"], module.source.name)
+    log.info("training on %s, images from %s", where.describe(), module.source.name)
     log.info("%s trained parameters in %d tensors", f"{sum(p.numel() for p in trained):,}", len(trained))
     log.info("%s", module.lr_origin)
     if steps.iterations is not None and settings.epochs is None:
@@ -329,36 +320,15 @@ def _log_settings(module: Training, folder: Path, describe: Mapping[str, str]) -
         log.info("epochs: %d instead of the recipe's %d", module.epochs, steps.epochs)
     if module.recipe.sync_bn and where.world > 1 and where.accelerator == "cpu":
         log.warning("batch statistics are not shared between CPU processes, torch cannot; they are on GPUs")
-    document = {
-        "settings": _plain(asdict(settings)),
-        "resolved": facts,
-        "recipe": _plain(asdict(module.recipe)),
+
+
+def _document(module: Training, describe: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "settings": plain(asdict(module.settings)),
+        "resolved": _resolved(module),
+        "recipe": plain(asdict(module.recipe)),
         "model": {name: _parsed(text) for name, text in describe.items()},
     }
-    with whole_file(folder / "settings.yaml") as beside:
-        beside.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _compare(file: Path, facts: Mapping[str, Any]) -> None:
-    """Warns when a run goes on under other settings than it began with."""
-    if not file.exists():
-        return
-    before = yaml.safe_load(file.read_text(encoding="utf-8"))["resolved"]
-    for name, value in facts.items():
-        if name in before and before[name] != value and name not in {"devices", "batch", "accumulate"}:
-            log.warning(
-                "this run began with %s=%s and goes on with %s: the result is not that of one run",
-                *(name, before[name], value),
-            )
-
-
-def _plain(value: Any) -> Any:
-    """Values that YAML knows."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in cast("Mapping[Any, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in cast("Sequence[Any]", value)]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _parsed(text: str) -> Any:

@@ -25,6 +25,7 @@ from relook.recipe import Recipe
 from relook.train_settings import TrainSettings
 from relook.training.optim import Plan, learning_rate, optimizer, plan, scheduler
 from relook.training.records.loss_monitor import LossMonitor
+from relook.training.records.origin import KEY as ORIGIN
 from relook.training.step import Step
 
 log = logging.getLogger("relook.training")
@@ -150,6 +151,7 @@ class Training(LightningModule):
         self.settings = settings
         self.where = where
         self.monitor = LossMonitor(settings.folder())
+        self.origin: dict[str, Any] = {}  # what the run is trained on and how, for its last.ckpt
         self.gradient_norm: Tensor | None = None  # of the last step, before clipping
         self.broken: dict[str, str] = {}  # training images that could not be read: path -> why
         self.batch = settings.batch or max(1, recipe.batch // (where.world * settings.accumulate))
@@ -228,6 +230,10 @@ class Training(LightningModule):
     @override
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[ORIGIN] = self.origin
 
     @override
     def on_train_start(self) -> None:

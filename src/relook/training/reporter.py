@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -15,29 +16,36 @@ from relook.training.records.metrics_log import MetricsLog
 
 log = logging.getLogger("relook.training")
 
+SECONDS = 10.0  # between two lines, at most, where steps are slow
+
 
 class Reporter(Callback):
     """Tells how it goes, in the first process: a bar in a terminal, lines elsewhere, rows of metrics."""
 
-    def __init__(self, module: Training, metrics: MetricsLog, console: Console) -> None:
+    def __init__(self, module: Training, console: Console) -> None:
         self.module = module
-        self.metrics = metrics
+        self.metrics: MetricsLog | None = None
+        self.begins: Callable[[], None] = lambda: None  # called when all is ready for the first step
         self.console = console
         self.show = module.settings.progress and console.is_terminal
         self.bar: Progress | None = None
         self.started = time.monotonic()
         self.told = 0  # the step that was told last
+        self._kept: dict[str, Any] = {}
         self._forget(0)
 
     def _forget(self, step: int) -> None:
         """Begins to average anew after `step`."""
         self.since, self.told = time.monotonic(), step
+        self.said = self.since  # when a line was last written
         self.images = self.batches = 0
         self.sums: list[float] = []
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._forget(trainer.global_step)  # a resumed run may begin within an epoch
+        self._forget(trainer.global_step)  # a resumed run may begin within an epoch, and between two rows
+        self.sums, self.batches = list(self._kept.get("sums", [])), int(self._kept.get("batches", 0))
+        self.begins()
 
     @override
     def on_train_batch_start(
@@ -76,9 +84,17 @@ class Reporter(Callback):
         last = ended or batch_idx + 1 == trainer.num_training_batches
         stepped = last or (batch_idx + 1) % self.module.settings.accumulate == 0
         if stepped and (last or trainer.global_step % self.module.settings.log_every == 0):
-            self._tell(trainer)
+            row = self._row(trainer)
+            if self.metrics is not None:
+                self.metrics.write("train", row)
+            self._say(trainer, row)
+            self._forget(trainer.global_step)
+        elif time.monotonic() - self.said > SECONDS:
+            self._say(trainer, self._row(trainer))
+            self.said = time.monotonic()
 
-    def _tell(self, trainer: Trainer) -> None:
+    def _row(self, trainer: Trainer) -> dict[str, float]:
+        """Numbers of the steps since the last row."""
         seconds, step = max(time.monotonic() - self.since, 1e-9), trainer.global_step
         names = self.module.monitor.names
         terms = {name: value / self.batches for name, value in zip(names, self.sums, strict=True)}
@@ -93,9 +109,14 @@ class Reporter(Callback):
         }
         if self.module.gradient_norm is not None:
             row["gradient_norm"] = float(self.module.gradient_norm)
-        self.metrics.write("train", row)
+        return row
+
+    def _say(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+        """A line of the log, and the text behind the bar."""
+        seconds, step = max(time.monotonic() - self.since, 1e-9), trainer.global_step
         total = self.module.plan().total
         left = (total - step) * seconds / max(step - self.told, 1)
+        terms = {name.removeprefix("loss_"): value for name, value in row.items() if name.startswith("loss_")}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
         text = (
             f"loss {row['loss']:.4f} ({shown})  {row['images_per_second']:.1f} images/s  {_clock(left)} left"
@@ -104,7 +125,14 @@ class Reporter(Callback):
         log.debug("%s  %s  lr %.3g", place, text, row["lr"])
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], text=text)
-        self._forget(step)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "batches": self.batches}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._kept = state_dict
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

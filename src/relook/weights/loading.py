@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relook.archives import CheckpointError
 from relook.detector import Detector
 from relook.weights.compare import Contents, Difference, Shape, all_layouts, difference, shapes
 from relook.weights.identify import identify
 from relook.weights.reading.checkpoint import Checkpoint, State, read_checkpoint
-from relook.weights.reading.pickled import CheckpointError
 from relook.weights.shapes import built
 from relook.zoo.entry import DetectorConfig, Layout
 

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from relook.archives import CheckpointError
 from relook.detector import Detector
 from relook.recipe import Recipe, sizes_at
 from relook.settings import BadValue, UnknownField, override, restored
 from relook.weights.identify import Candidate, Identity, identify
 from relook.weights.loading import LoadReport, load_published
 from relook.weights.reading.checkpoint import Checkpoint, Description, read_checkpoint
-from relook.weights.reading.pickled import CheckpointError
 from relook.zoo.catalog import find
 from relook.zoo.classes import COCO
 from relook.zoo.entry import Entry

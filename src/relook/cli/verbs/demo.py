@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from relook.cli.arguments import OVERWRITE, Verb, option
-from relook.cli.ownership import Folder
 from relook.cli.printing import remark, say, say_json
+from relook.ownership import Folder
 from relook.train_settings import TrainSettings
 
 if TYPE_CHECKING:

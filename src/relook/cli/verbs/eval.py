@@ -15,8 +15,8 @@ from relook.cli.arguments import (
     option,
     settings_option,
 )
-from relook.cli.ownership import Folder
 from relook.cli.printing import remark, say, say_json, table
+from relook.ownership import Folder
 
 if TYPE_CHECKING:
     from relook.data.sample import Source

@@ -19,8 +19,8 @@ from relook.cli.arguments import (
     option,
     settings_option,
 )
-from relook.cli.ownership import Folder
 from relook.cli.printing import Counter, remark, say
+from relook.ownership import Folder
 
 if TYPE_CHECKING:
     from relook.results.result import Result, ResultStream

@@ -1,7 +1,11 @@
 """The loaders of training and of tests, and which images training takes."""
 
 import logging
-from collections.abc import Iterable, Iterator
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -40,6 +44,7 @@ class Loader:
             batch_sampler=cast("Any", batches),  # torch's types ask for plain indices
             num_workers=workers,
             collate_fn=partial(deliver, pixels=pixels, stride=stride),
+            worker_init_fn=_hear_parent,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # so that iterating never touches the global random numbers
@@ -55,7 +60,9 @@ class Loader:
         Raises:
             DataError: when more than half of the images are broken.
         """
-        for delivery in self._deliveries:
+        with _unheard():
+            deliveries = iter(self._deliveries)  # here the processes that read images start
+        for delivery in deliveries:
             self._note(delivery)
             self._stop_when_hopeless(least=16)
             if delivery.batch is not None:
@@ -82,6 +89,36 @@ class Loader:
             f"{self._name}: {self._failed} of the first {self._tried} images are broken; "
             f"check the data with `relook doctor PATH`. The first ones:{listed}"
         )
+
+
+@contextmanager
+def _unheard() -> Generator[None]:
+    """Processes started meanwhile do not hear Ctrl-C and SIGHUP, and SIGTERM only from their parent.
+
+    Terminals, `timeout` and schedulers send them to all processes of a program. The one that trains decides
+    what happens then, and ends the others when it has no more need of them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signals
+        yield
+        return
+    heard = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set[signal.Signals]()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP} | heard)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _hear_parent(_number: int) -> None:
+    """In a process that reads images: ends it when its parent says so."""
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def train_loader(  # noqa: PLR0913 - what, how, and this process among all: all by keyword but two

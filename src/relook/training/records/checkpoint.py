@@ -1,6 +1,7 @@
 """What a training leaves on disk, whole or not at all: weights, state to resume, a batch that broke it."""
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from typing_extensions import override
 
+from relook.archives import CheckpointError, broken, check_torch_file, kind
 from relook.files import whole_file
 from relook.types import Targets
 
@@ -23,15 +25,75 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        with whole_file(path) as beside:
-            torch.save(checkpoint, beside)
+        with whole_file(path) as beside, beside.open("wb") as file:  # opened here: torch would hide why not
+            torch.save(checkpoint, file)
 
     @override
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return {**checkpoint, "callbacks": renamed_state(checkpoint.get("callbacks", {}))}
+        return read_state(Path(path))
+
+
+def read_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """The state of a run, from a file whose checksums are right, without executing anything of it.
+
+    Args:
+        path: a last.ckpt.
+        mapped: tensors are read from the file when they are needed, for those who want the rest.
+
+    Raises:
+        CheckpointError: when the file is damaged or no state of a run.
+    """
+    found = kind(path)
+    if found == "safetensors":
+        raise CheckpointError(
+            f"{path} holds weights, and a run goes on from its last.ckpt; to begin a new run with these "
+            f"weights, say --start {path}"
+        )
+    if found != "torch":
+        raise CheckpointError(f"{path} is {found}, not the last.ckpt of a run")
+    check_torch_file(path)
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: to read it, Python would have to run code that is in it; nothing of it was "
+            f"run. relook's own last.ckpt has none ({str(error).splitlines()[0]:.100})"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError):
+        raise CheckpointError(broken(path)) from None
+    lacking = [name for name in _NEEDED if not isinstance(state, dict) or name not in state]
+    if lacking:
+        raise CheckpointError(
+            f"{path} is no state of a run of relook ({lacking[0]!r} is not in it); to begin a new run with "
+            f"the weights in it, say --start {path}"
+        )
+    return {**state, "callbacks": renamed_state(cast("dict[str, Any]", state)["callbacks"])}
+
+
+_NEEDED = ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+
+
+def check_network(path: Path, state: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """Refuses the state of a run that trains another network than `own`'s.
+
+    Raises:
+        CheckpointError: with the first tensor that differs.
+    """
+    theirs: Mapping[str, Tensor] = state["state_dict"]
+    for name in dict.fromkeys([*theirs, *own]):
+        plain = name.removeprefix("step.detector.")
+        if name not in own or name not in theirs:
+            why = f"it has {plain!r}, this model has not" if name in theirs else f"it lacks {plain!r}"
+        elif theirs[name].shape != own[name].shape:
+            why = f"{plain!r} is {list(theirs[name].shape)} there and {list(own[name].shape)} here"
+        else:
+            continue
+        raise CheckpointError(
+            f"{path} is of a run with another model or other classes ({why}); go on with the --model and "
+            f"--data that it began with, or begin a new run with its weights by --start {path}"
+        )
 
 
 _RENAMED = {"worse": "epochs_without_gain", "owed": "pending_validation"}

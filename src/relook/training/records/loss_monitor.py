@@ -1,6 +1,7 @@
 """Reads the losses of every step before they reach the weights, and hears when somebody wants to stop."""
 
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -16,6 +17,10 @@ from relook.training.records.checkpoint import save_batch
 from relook.types import Losses
 
 log = logging.getLogger("relook.training")
+
+
+SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none
+STOPPING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, SIGHUP)))
 
 
 class NonFiniteLoss(ArithmeticError):  # noqa: N818 (said as people say it)
@@ -37,6 +42,7 @@ class LossMonitor:
         self.terms: tuple[float, ...] = ()  # of the batch checked last, mean over the processes
         self.stopped_by: int | None = None  # the signal that asked this process to stop
         self.stop = False  # all processes agree to stop
+        self._process = os.getpid()
         self._noted: tuple[Tensor, Tensor, Batch] | None = None
         self._arrived: torch.cuda.Event | None = None
 
@@ -100,12 +106,20 @@ class LossMonitor:
     # -- the wish to stop ------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """From now on Ctrl-C and SIGTERM ask to stop after the step; a second Ctrl-C stops at once."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._asked)
-            signal.signal(signal.SIGTERM, self._asked)
+        """From now on Ctrl-C, SIGTERM and SIGHUP ask to stop after the step; a second Ctrl-C stops at once.
+
+        SIGHUP comes when a terminal closes; where it is ignored, as under nohup, it stays so.
+        """
+        self._process = os.getpid()
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in STOPPING:
+            if number != SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._asked)
 
     def _asked(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a process that reads images: the one that trains has heard it too
         self.stopped_by = number
         log.warning("stopping after this step; Ctrl-C again stops at once, without saving it")
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -36,8 +36,11 @@ class MetricsLog:
     def write(self, kind: Literal["train", "validation"], row: Mapping[str, float]) -> None:
         """Adds a row; it must hold "step"."""
         full: Row = {"kind": kind, **row}
+        again = [n for n, old in enumerate(self.rows) if (old["kind"], old["step"]) == (kind, full["step"])]
+        for n in reversed(again):  # of a sitting that was killed between this row and the next save
+            del self.rows[n]
         self.rows.append(full)
-        if set(full) <= set(self.columns):
+        if not again and set(full) <= set(self.columns):
             with self.jsonl.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(full) + "\n")
             with self.csv.open("a", encoding="utf-8", newline="") as file:

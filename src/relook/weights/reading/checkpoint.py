@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] (an untyped PathLike)
 from torch import Tensor
 
+from relook.archives import CheckpointError, kind
 from relook.files import whole_file
-from relook.weights.reading.pickled import STAND_INS, Array, CheckpointError, named_globals, unpickle
+from relook.weights.reading.pickled import STAND_INS, Array, named_globals, unpickle
 
 State = dict[str, Tensor]
 
@@ -64,11 +65,11 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         CheckpointError: when the file is absent, broken, something else, or would have to run code.
     """
     path = Path(path)
-    kind = _kind(path)
-    if kind == "safetensors":
+    found = kind(path)
+    if found == "safetensors":
         return _read_safetensors(path)
-    if kind != "torch":
-        raise CheckpointError(f"{path} is {kind}, not a checkpoint; give a .pth, .pt or .safetensors file")
+    if found != "torch":
+        raise CheckpointError(f"{path} is {found}, not a checkpoint; give a .pth, .pt or .safetensors file")
     content = unpickle(path)
     place, state = _find_state(content, path)
     meta = _meta(content)
@@ -89,49 +90,6 @@ def save_weights(path: Path | str, state: Mapping[str, Tensor], description: Des
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with whole_file(path) as beside:
         save_file(tensors, beside, metadata=description.metadata())
-
-
-_HEADS: Final = {
-    b"PK": "torch",
-    b"\x80": "torch",  # the format before torch 1.6
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"\x89PNG": "a PNG picture",
-    b"GIF8": "a GIF picture",
-    b"BM": "a BMP picture",
-    b"RIFF": "a WebP picture or a sound",
-    b"II*\x00": "a TIFF picture",
-    b"MM\x00*": "a TIFF picture",
-    b"%PDF": "a PDF document",
-    b"\x1f\x8b": "a gzip archive (unpack it first)",
-    b"version https://git-lfs": "a Git LFS pointer (fetch the file itself with `git lfs pull`)",
-}
-
-
-def _kind(path: Path) -> str:
-    """What the first bytes say: "torch", "safetensors", or words for a message."""
-    head = _head(path)
-    if not head:
-        return "an empty file (download or copy it again)"
-    if head[4:9] == b"\0\0\0\0{" or path.suffix == ".safetensors":  # its length, then JSON
-        return "safetensors"
-    for start, words in _HEADS.items():
-        if head.startswith(start):
-            return words
-    if head.lstrip()[:1] == b"<":
-        return "a web page (the download went wrong; fetch the file again)"
-    return "neither torch's format nor safetensors"
-
-
-def _head(path: Path) -> bytes:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}; check the path of the weights") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

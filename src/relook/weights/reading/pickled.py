@@ -6,7 +6,6 @@ which we need. Each of them gets a stand-in here that keeps plain values and can
 unpickling code is never entered.
 """
 
-import io
 import pickle
 import pickletools
 import re
@@ -21,9 +20,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-
-class CheckpointError(ValueError):
-    """A file that cannot be used as weights; the message says why and what to do."""
+from relook.archives import CheckpointError, broken, check_torch_file, pickles
 
 
 class _Dtype:
@@ -117,6 +114,7 @@ def unpickle(path: Path) -> object:
     Raises:
         CheckpointError: when it is broken, a program, or would have to call functions.
     """
+    check_torch_file(path)
     try:
         with _quiet(), torch.serialization.safe_globals([(value, name) for name, value in STAND_INS.items()]):
             return torch.load(
@@ -129,9 +127,19 @@ def unpickle(path: Path) -> object:
             raise CheckpointError(
                 f"{path} is a TorchScript program, not a checkpoint; give the checkpoint it was made from"
             ) from None
-        raise CheckpointError(_broken(path)) from None
-    except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OSError):
-        raise CheckpointError(_broken(path)) from None
+        raise CheckpointError(broken(path)) from None
+    except (
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        OSError,
+        MemoryError,
+    ):
+        raise CheckpointError(broken(path)) from None
 
 
 @contextmanager
@@ -145,19 +153,12 @@ def _quiet() -> Generator[None]:
 def _refusal(path: Path, words: str) -> CheckpointError:
     wanted = re.search(r"GLOBAL (\S+)", words) or re.search(r"(?:function|got) (<[^>]+>)", words)
     if wanted is None:
-        return CheckpointError(_broken(path))
+        return CheckpointError(broken(path))
     return CheckpointError(
         f"{path} is refused: to read it, Python would have to call {wanted[1]!r}, and a file that calls "
         "functions can run any code on this machine; nothing of it was run. Ask its author for a file with "
         "the state dict only, or, if you trust the author, load it in its own framework in a container, "
         "save its state_dict() and give that file"
-    )
-
-
-def _broken(path: Path) -> str:
-    return (
-        f"{path} is broken or cut short ({path.stat().st_size} bytes) or no checkpoint at all; "
-        "compare its size with the original and copy or download it again"
     )
 
 
@@ -167,18 +168,7 @@ def named_globals(path: Path) -> set[str]:
 
 
 def _named(path: Path) -> Iterator[object]:
-    for pickled in _pickles(path):
+    for pickled in pickles(path):
         for operation, argument, _ in pickletools.genops(pickled):
             if operation.name == "GLOBAL":
                 yield argument
-
-
-def _pickles(path: Path) -> Iterator[Any]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            yield io.BytesIO(archive.read(name))
-        return
-    with path.open("rb") as file:
-        for _ in range(4):  # a magic number, the protocol, the machine, and then the content itself
-            yield file

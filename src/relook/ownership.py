@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from relook.cli.arguments import Wrong
-
 MARK: Final = ".relook"
 """A file in each folder of results. It names what relook wrote; `*` where the folder held nothing before."""
 
 _ALL: Final = "*"
+_PASSING: Final = frozenset({".lock"})  # of a training that is about to begin
 
 
 class Folder:
@@ -23,15 +22,15 @@ class Folder:
         """Makes the folder, if all of these may be written.
 
         Raises:
-            Wrong: when one of them is there and is not relook's.
+            FileExistsError: when one of them is there and is not relook's.
         """
         taken = [name for name in names if not self.may(name)]
         if taken:
-            raise Wrong(
+            raise FileExistsError(
                 f"{self.path / taken[0]} is there already and was not written by relook; choose another "
                 "folder by --out, or say --overwrite to replace it"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._begin()
         for name in names:
             self.note(name)
 
@@ -46,19 +45,23 @@ class Folder:
 
     def note(self, name: str) -> None:
         """Remembers that a file or folder is relook's."""
+        self._begin()
         if _ALL in self._written or name in self._written:
             return
         self._written.add(name)
         with self._mark.open("a", encoding="utf-8", errors="backslashreplace") as mark:
             mark.write(f"{name}\n")
 
+    def _begin(self) -> None:
+        """Makes the folder, and marks it where it held nothing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if _ALL in self._written and not self._mark.exists():
+            self._mark.write_text(f"{_ALL}\n", encoding="utf-8")
+
     def _read(self) -> set[str]:
         try:
             return set(self._mark.read_text(encoding="utf-8", errors="replace").split("\n")) - {""}
         except OSError:
             pass
-        if self.path.is_dir() and any(self.path.iterdir()):
-            return set()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._mark.write_text(f"{_ALL}\n", encoding="utf-8")
-        return {_ALL}
+        held = self.path.is_dir() and any(one.name not in _PASSING for one in self.path.iterdir())
+        return set() if held else {_ALL}

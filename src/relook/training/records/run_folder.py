@@ -1,0 +1,92 @@
+"""The folder of a run: whether it may be used, what is left of an earlier one, what it began with."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from relook.files import remove_leftovers, whole_file
+from relook.ownership import Folder
+from relook.train_settings import TrainSettings
+
+SAVED: Final = ("last.ckpt", "last.safetensors", "best.safetensors")
+RESULTS: Final = (
+    *SAVED,
+    "metrics.jsonl",
+    "metrics.csv",
+    "settings.yaml",
+    "train.log",
+    "live.html",
+    "tensorboard",
+    "nonfinite",
+)
+_COPIED_WHEN_RESUMED: Final = ("best.safetensors", "metrics.jsonl")  # by a run that goes on elsewhere
+
+
+def from_the_start(settings: TrainSettings) -> TrainSettings:
+    """The same settings, without `resume` where the run it names was stopped before it saved anything."""
+    if settings.resume is None:
+        return settings
+    named = Path(settings.resume)
+    folder = named.parent if named.name == "last.ckpt" else named
+    begun = (folder / "train.log").exists() and Folder(folder, overwrite=False).owns("train.log")
+    if not begun or _anything_saved(folder):
+        return settings
+    return replace(settings, resume=None, force=False, out=settings.out or folder)
+
+
+def _anything_saved(folder: Path) -> bool:
+    return any((folder / name).exists() for name in SAVED)
+
+
+def refuse_taken(folder: Path, before: Path | None, *, overwrite: bool) -> None:
+    """Refuses the folder of another run, unless that was stopped before it saved anything.
+
+    Args:
+        folder: of the run that is to begin.
+        before: the folder of the run that goes on, if one does.
+        overwrite: what is there may be removed.
+
+    Raises:
+        FileExistsError: when the folder is taken.
+    """
+    held = [name for name in RESULTS if (folder / name).exists()]
+    if overwrite or not held or _same(folder, before):
+        return
+    own = Folder(folder, overwrite=False)
+    if _anything_saved(folder) or not all(map(own.owns, held)):
+        raise FileExistsError(
+            f"{folder} already holds a run; go on with it by --resume {folder}, "
+            f"choose another folder by --out, or start anew by --overwrite"
+        )
+
+
+def prepare(folder: Path, before: Path | None, *, overwrite: bool) -> None:
+    """Makes room for a run, once nothing speaks against it: `refuse_taken`, then removes what was there."""
+    refuse_taken(folder, before, overwrite=overwrite)
+    own = Folder(folder, overwrite=overwrite)
+    for name in RESULTS:
+        remove_leftovers(folder / name)
+    if not _same(folder, before):
+        for path in (folder / name for name in RESULTS if (folder / name).exists()):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        for name in _COPIED_WHEN_RESUMED:
+            if before is not None and (before / name).exists():
+                shutil.copy2(before / name, folder / name)
+    own.claim(*RESULTS)
+
+
+def _same(folder: Path, before: Path | None) -> bool:
+    return before is not None and folder.exists() and before.samefile(folder)
+
+
+def write_settings(folder: Path, document: Mapping[str, Any]) -> None:
+    """Writes settings.yaml, for people: what was asked for, and what came of it."""
+    with whole_file(folder / "settings.yaml") as beside:
+        beside.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
