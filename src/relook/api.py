@@ -19,6 +19,7 @@ from relook.weights.models import Loaded, Model, by_name, open_weights
 from relook.weights.pretrained import load_backbone
 from relook.zoo import catalog
 from relook.zoo.entry import Entry
+from relook.zoo.limits import check
 
 log = logging.getLogger("relook.api")
 
@@ -75,7 +76,9 @@ def create_model(name: str, *, num_classes: int | None = None, **settings: Any) 
     deeper = {key: settings.pop(key) for key in below if key in settings and key not in own}
     if deeper:
         settings["backbone"] = replace(settings.get("backbone", config.backbone), **deeper)
-    return replace(config, **settings).build()
+    changed = replace(config, **settings)
+    check(changed, name)
+    return changed.build()
 
 
 def load(  # noqa: PLR0913 - all by keyword but one
@@ -308,7 +311,7 @@ def run_training(
 
     try:
         from relook.training.fit import fit  # noqa: PLC0415
-        from relook.training.records.run_folder import from_the_start  # noqa: PLC0415
+        from relook.training.records.run_folder import from_the_start, settings_of  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(f"training needs an extra ({error}); `pip install 'relook[train]'`") from error
 
@@ -323,11 +326,34 @@ def run_training(
             "leave the setting out"
         )
     model = model.with_classes(source.classes)
+    free = frozen_for_nothing(model, backbone_weights, start)
+    if settings.resume is not None:  # as it began: what it began from need not be said again
+        free = settings_of(settings.resume, (f"detector.backbone.{name}" for name in _FREE)) or free
+    if free:
+        model = model.change({name: value for name, value in free.items() if name not in model.settings})
+        words = ", ".join(f"{name}={value}" for name, value in free.items())
+        log.info("nothing was learnt before, so nothing is frozen: %s; --set says otherwise", words)
     torch.manual_seed(settings.seed)
     detector = model.entry.detector.build()
     if settings.resume is None:
         log.info("starting from %s", begin(detector, model, backbone_weights, start))
     return fit(detector, model.entry.recipe, source, val, settings, model.describe().metadata())
+
+
+_FREE = {"frozen": "0", "freeze_statistics": "false", "frozen_norms": "false"}
+
+
+def frozen_for_nothing(model: Model, backbone_weights: str, start: Path | str | None) -> dict[str, str]:
+    """Changes with which all of a backbone learns, where it starts from random weights and parts would not.
+
+    What `model` was told by its settings stays as it was told.
+    """
+    wanted = model.entry.recipe.backbone_weights if backbone_weights == "auto" else backbone_weights
+    if start is not None or wanted not in (None, "none"):
+        return {}
+    backbone = getattr(model.entry.detector, "backbone", None)
+    free = {f"detector.backbone.{name}": value for name, value in _FREE.items() if getattr(backbone, name, 0)}
+    return {name: value for name, value in free.items() if name not in model.settings}
 
 
 def begin(detector: Detector[Any], model: Model, backbone_weights: str, start: Path | str | None) -> str:

@@ -7,11 +7,14 @@ a size that may be anything when somebody else wrote it.
 import pickletools
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import IO, Final
+
+import torch
+from torch import Tensor
 
 from relook.data.disk.regular import why_not
 
@@ -22,6 +25,7 @@ class CheckpointError(ValueError):
 
 LARGEST: Final = 1 << 40  # bytes of a file
 MOST_OPERATIONS: Final = 2_000_000  # of the pickle that says how tensors are made: a network needs thousands
+CHECKSUM: Final = "crc32"  # key in the metadata of relook's safetensors files
 _CHUNK: Final = 1 << 22
 
 _HEADS: Final = {
@@ -139,6 +143,15 @@ def _count(path: Path, pickled: IO[bytes]) -> None:
             f"{path} needs more than {MOST_OPERATIONS:,} operations to be read, and weights need thousands; "
             "save the state dict only"
         )
+
+
+def checksum(state: Mapping[str, Tensor]) -> str:
+    """CRC-32 of all numbers, by the names of their tensors: in the metadata of relook's safetensors files."""
+    total = 0
+    for name in sorted(state):
+        numbers = state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total = zlib.crc32(numbers.numpy().tobytes(), total)
+    return f"{total:08x}"
 
 
 def broken(path: Path) -> str:

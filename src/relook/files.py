@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -47,12 +47,22 @@ def whole_file(path: Path | str) -> Generator[Path]:
             beside.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Removes what writes of `path` left beside it when they were killed; nobody else may be writing it."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}")
-    for one in path.parent.iterdir() if path.parent.is_dir() else ():
-        if name.fullmatch(one.name) and not one.is_dir():
-            one.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Removes what writes of these files left beside them when they were killed; nobody may be writing them."""
+    ours = [rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}{re.escape(Path(name).suffix)}" for name in names]
+    for path in folder.iterdir():
+        if not path.is_file():
+            continue
+        if any(re.fullmatch(one, path.name) for one in ours) or _safetensors_wrote(path):
+            path.unlink()
+
+
+def _safetensors_wrote(path: Path) -> bool:
+    """Whether it is a file beside, as safetensors makes one itself: its length, then JSON, or nothing yet."""
+    if not re.fullmatch(r"\.tmp[A-Za-z0-9]{6}", path.name):
+        return False
+    with path.open("rb") as file:
+        return file.read(9)[8:] in (b"", b"{")
 
 
 @contextmanager
@@ -72,7 +82,7 @@ def room_for(path: Path) -> Generator[None]:
         number = _no_room(error)
         if number is None:
             raise
-        kept = "what it held before is whole" if path.exists() else "there was none before"
+        kept = "what it held before is whole" if path.exists() else "nothing of it was left there"
         full = DiskFull(f"{path} could not be written: {os.strerror(number).lower()}; {kept}")
         full.errno = number
         raise full from error

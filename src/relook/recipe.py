@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+LONGEST = 20_000  # pixels of a side that a network sees
+
 
 def _need(fits: bool, otherwise: str) -> None:  # noqa: FBT001 (a condition is no option)
     if not fits:
@@ -78,9 +80,10 @@ class KeepRatio:
     def __post_init__(self) -> None:
         short = ", ".join(map(str, self.short))
         _need(len(self.short) > 0 and min(self.short) >= 1, f"short={short}: give sides of at least 1 pixel")
+        _need(max(self.short) <= LONGEST, f"short={short}: give sides of at most {LONGEST} pixels")
         pair = len(self.short) == 2 and self.short[0] <= self.short[1]
         _need(pair or not self.between, f"short={short}: `between` needs two of them, the smaller one first")
-        _need(self.long >= 1, f"long={self.long}: it must be at least 1 pixel")
+        _need(1 <= self.long <= 1_000_000, f"long={self.long}: it must be 1 to 1000000 pixels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +97,7 @@ class Stretch:
 
     def __post_init__(self) -> None:
         for name, side in (("height", self.height), ("width", self.width)):
-            _need(side >= 1, f"{name}={side}: it must be at least 1 pixel")
+            _need(1 <= side <= LONGEST, f"{name}={side}: it must be 1 to {LONGEST} pixels")
 
 
 Size = KeepRatio | Stretch
@@ -128,7 +131,7 @@ class Pixels:
     def __post_init__(self) -> None:
         _need(all(map(math.isfinite, self.mean)), f"mean={self.mean}: it must be three numbers")
         _need(all(0 < one < math.inf for one in self.std), f"std={self.std}: each must be more than 0")
-        _need(self.pad >= 1, f"pad={self.pad}: it must be at least 1")
+        _need(1 <= self.pad <= 4096, f"pad={self.pad}: it must be 1 to 4096")
 
 
 # -- augmentation: steps, in the order in which they happen ----------------------------------------------

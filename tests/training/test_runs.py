@@ -360,13 +360,18 @@ def test_what_killed_saves_left_is_removed_by_the_next_run(tmp_path: Path) -> No
     run(tmp_path, epochs=2, stop_after=1)
     (tmp_path / ".last.ckpt.abcd1234.ckpt").write_text("half")
     (tmp_path / ".metrics.csv.a_cd1234.csv").write_text("half")
-    mine = [tmp_path / name for name in (".last.ckpt.mine.ckpt", ".notes.txt.abcd1234.txt", "a.last.ckpt")]
+    (tmp_path / ".tmpab12Cd").write_bytes(b"\0" * 8 + b"{")
+    mine = [
+        tmp_path / name
+        for name in (".tmpnotes1", ".last.ckpt.mine.ckpt", ".notes.txt.abcd1234.txt", "a.last.ckpt")
+    ]
     for path in mine:
-        path.write_text("mine")
+        path.write_text("mine, and long")
     run(tmp_path, epochs=2, resume=tmp_path)
-    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert [path.read_text() for path in mine] == ["mine, and long"] * 4
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == {
         ".relook",
+        ".tmpnotes1",
         ".last.ckpt.mine.ckpt",
         ".notes.txt.abcd1234.txt",
     }

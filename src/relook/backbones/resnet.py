@@ -15,6 +15,7 @@ from timm.models.resnet import (
 )
 from torch import Tensor, nn
 
+from relook.backbones import known
 from relook.ops.deform_conv import deform_conv2d
 
 
@@ -50,10 +51,7 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        depths: Any = {"layers": config.blocks} if config.blocks else {}
-        body: Any = timm.create_model(  # pyright: ignore[reportUnknownVariableType]
-            config.name, features_only=True, out_indices=config.maps, **depths
-        )
+        body: Any = _from_timm(config)
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(body.feature_info.reduction())
         for stage in config.deformable:
@@ -85,6 +83,23 @@ class ResNet(nn.Module):
             names += ["conv1", "bn1"]
         names += [f"layer{stage}" for stage in range(1, self.config.frozen)]
         return [self.body[name] for name in names]
+
+
+def _from_timm(config: ResNetConfig) -> Any:
+    known(config.name)
+    depths: Any = {"layers": config.blocks} if config.blocks else {}
+    try:
+        body: Any = timm.create_model(  # pyright: ignore[reportUnknownVariableType]
+            config.name, features_only=True, out_indices=config.maps, **depths
+        )
+    except (AssertionError, IndexError, TypeError, AttributeError):
+        body = {}
+    if "layer1" not in body:
+        raise ValueError(
+            f"{config.name!r} with maps {config.maps} is no ResNet with such stages; name one such as "
+            "resnet50 or resnext101_32x4d, and stages of 1 to 4"
+        )
+    return body
 
 
 def bottleneck(channels: int, width: int, *, groups: int) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import timm
 from torch import Tensor, nn
 
+from relook.backbones import known
 from relook.renaming import Rules, in_our_names
 
 MOBILENET_RULES: Rules = (  # tonylins/pytorch-mobilenet-v2 -> timm
@@ -63,6 +64,7 @@ class TimmMaps(nn.Module):
     def __init__(self, config: TimmMapsConfig) -> None:
         super().__init__()
         self.config, self.strides = config, config.strides
+        known(config.name)
         every: Any = timm.create_model(config.name, features_only=True)  # pyright: ignore[reportUnknownVariableType]
         offered: list[int] = list(every.feature_info.reduction())
         if missing := [s for s in config.strides if s not in offered]:

@@ -1,12 +1,11 @@
 """Lines for people and JSON for programs, both on stdout; progress goes to stderr."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from relook.escaping import printable_lines
+from relook.escaping import printable_json, printable_lines
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -39,7 +38,7 @@ def remark(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """A result, for programs: one line when it is one of many, else with indentation."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(printable_json(value, indent=2))
 
 
 class Counter:

@@ -46,8 +46,7 @@ from relook.training.records.checkpoint import WholeCheckpoints, check_network, 
 from relook.training.records.ending import told, where_to_resume
 from relook.training.records.lock import locked
 from relook.training.records.metrics_log import MetricsLog, log_to_run
-from relook.training.records.origin import KEY as ORIGIN
-from relook.training.records.origin import differences, origin, plain
+from relook.training.records.origin import differences, origin, plain, record_of
 from relook.training.records.run_folder import from_the_start, prepare, refuse_taken, write_settings
 from relook.training.reporter import Reporter
 from relook.views import recipe_view
@@ -259,8 +258,8 @@ def _goes_on(module: Training) -> _GoesOn:
         return _GoesOn()
     file = resume_file(module.settings.resume)
     state = read_state(file, mapped=True)
-    before = state.get(ORIGIN)
-    different = [] if before is None else differences(before, module.origin)
+    before = record_of(state)
+    different = differences(before, module.origin) if before else []
     if different and not module.settings.force:
         more = f"; and {len(different) - 8} more" if len(different) > 8 else ""
         raise ValueError(
@@ -269,7 +268,7 @@ def _goes_on(module: Training) -> _GoesOn:
             "all the same"
         )
     check_network(file, state, module.state_dict())
-    if before is None:
+    if not before:
         different.append("it was saved by an older relook, which noted no classes and images")
     return _GoesOn(step=int(state["global_step"]), folder=file.parent, different=tuple(different))
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from torch import Tensor
 
+from relook.escaping import printable
 from relook.zoo.catalog import FAMILIES
 from relook.zoo.entry import OURS, Layout
 
@@ -37,7 +38,7 @@ class Difference:
 
 
 def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(printable(name, 300) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 class Contents:

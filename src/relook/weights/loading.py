@@ -1,5 +1,6 @@
 """Weights into a detector: strict, with a report."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from relook.weights.identify import identify
 from relook.weights.reading.checkpoint import Checkpoint, State, read_checkpoint
 from relook.weights.shapes import built
 from relook.zoo.entry import DetectorConfig, Layout
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,7 @@ def load_published(
         CheckpointError: with what is missing, unexpected or of another shape, and which model would fit.
     """
     given = _checkpoint(source)
+    _warn(given)
     ours = shapes(detector.state_dict())
     contents = Contents(given.state)
     fit, layout = _best(contents, ours)
@@ -78,6 +82,12 @@ def _best(contents: Contents, ours: Mapping[str, Shape]) -> tuple[Difference, La
     """The layout in which a file comes nearest to a detector, and how they differ."""
     tried = [(difference(contents, ours, layout), layout) for layout in all_layouts()]
     return min(tried, key=lambda one: len(one[0]))
+
+
+def _warn(given: Checkpoint) -> None:
+    unsound = given.unsound()
+    if unsound:
+        log.warning("%s: %s", given.path, unsound)
 
 
 def _checkpoint(source: Path | str | Mapping[str, Tensor] | Checkpoint) -> Checkpoint:
@@ -118,6 +128,7 @@ def load_start(
         CheckpointError: when the file holds another model.
     """
     given = read_checkpoint(source)
+    _warn(given)
     ours = detector.state_dict()
     contents = Contents(given.state)
     fit, layout = _best(contents, shapes(ours))

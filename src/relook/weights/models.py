@@ -8,8 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
 from relook.archives import CheckpointError
 from relook.detector import Detector
+from relook.escaping import printable
+from relook.metrics.named import metric_named
 from relook.recipe import Recipe, sizes_at
 from relook.settings import BadValue, UnknownField, override, restored
 from relook.weights.identify import Candidate, Identity, identify
@@ -18,6 +24,7 @@ from relook.weights.reading.checkpoint import Checkpoint, Description, read_chec
 from relook.zoo.catalog import find
 from relook.zoo.classes import COCO
 from relook.zoo.entry import Entry
+from relook.zoo.limits import check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,8 @@ class Model:
                     f"{key}: settings begin with detector. or recipe., as detector.{key.split('.')[-1]}"
                 )
         changed = override(self.entry, settings)
+        if ":" not in self.name:  # what numbers an entry of one's own may have is its own business
+            check(changed.detector)
         return replace(self, entry=changed, settings={**self.settings, **settings})
 
     def sized(self, side: int | None) -> "Model":
@@ -137,8 +146,51 @@ def open_weights(
     else:
         model, note = _recognised(checkpoint, name)
     model = model.change(settings or {}).sized(size)
+    if checkpoint.description is not None:
+        refuse_larger(model, checkpoint)
     detector = model.entry.detector.build()
     return Loaded(model=model, detector=detector, report=load_published(detector, checkpoint), note=note)
+
+
+def refuse_larger(model: Model, checkpoint: Checkpoint) -> None:
+    """Refuses settings that a file gives where they make a far larger network than the file holds.
+
+    It is built without memory for its parameters, and given up as soon as there are too many of them.
+
+    Raises:
+        CheckpointError: with the setting that says most.
+    """
+    most = len(checkpoint.state) + 100
+    numbers = 2 * sum(value.numel() for value in checkpoint.state.values()) + 1_000_000
+    count = size = 0
+
+    def counted(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count, size
+        count, size = count + 1, size + (0 if parameter is None else parameter.numel())
+        if count > most or size > numbers:
+            raise _TooLarge
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"):
+            model.entry.detector.build()
+    except (ValueError, RuntimeError, TypeError, LookupError, AssertionError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the settings in it make no network ({error!s:.200}); it was changed by hand "
+            "or by another program"
+        ) from None
+    except _TooLarge:
+        said = ", ".join(f"{name}={value}" for name, value in model.settings.items())
+        raise CheckpointError(
+            f"{checkpoint.path} describes a network far larger than the weights in it "
+            f"({printable(said, 300)}); the file was changed by hand or by another program"
+        ) from None
+    finally:
+        hook.remove()
+
+
+class _TooLarge(Exception):  # noqa: N818 (what was met)
+    pass
 
 
 def _described(checkpoint: Checkpoint, said: Description, name: str | None) -> Model:
@@ -151,20 +203,33 @@ def _described(checkpoint: Checkpoint, said: Description, name: str | None) -> M
         )
     # the recipe is kept whole, so that of the settings only the detector's are asked
     settings = {k: v for k, v in said.settings.items() if not (said.recipe and k.startswith("recipe."))}
-    model = by_name(said.model, settings)
+    try:
+        model = by_name(said.model, settings)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: {error}. So says the file: a newer relook wrote it "
+            "(`pip install --upgrade relook`), or it was changed by hand or by another program"
+        ) from None
     if said.recipe:
         try:
             recipe = restored(Recipe, said.recipe)
+            metric_named(recipe.metric)
         except UnknownField as error:
             raise CheckpointError(
                 f"{checkpoint.path}: {error}; upgrade with `pip install --upgrade relook`"
             ) from None
-        except BadValue as error:
+        except (BadValue, ValueError) as error:
             raise CheckpointError(
-                f"{checkpoint.path}: {error}, which cannot be; "
+                f"{checkpoint.path}: {error}{'' if ': ' in str(error) else ', which cannot be'}; "
                 "the file was changed by hand or by another program"
             ) from None
         model = replace(model, entry=replace(model.entry, recipe=recipe))
+    count = model.entry.detector.num_classes
+    if said.classes and len(said.classes) != count:
+        raise CheckpointError(
+            f"{checkpoint.path} names {len(said.classes)} classes for a network of {count}; the file was "
+            "changed by hand or by another program"
+        )
     return replace(model, classes=said.classes or model.classes)
 
 

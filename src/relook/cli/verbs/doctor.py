@@ -67,7 +67,7 @@ def _weights(options: Options) -> int:
         say_json({**_facts(checkpoint, identity), "backbones": backbones})
     else:
         say("\n".join(_lines(checkpoint, identity, backbones)))
-    return 0 if identity.exact or backbones else 1
+    return 0 if (identity.exact or backbones) and not checkpoint.not_finite else 1
 
 
 def _facts(checkpoint: "Checkpoint", identity: "Identity") -> dict[str, Any]:
@@ -87,6 +87,7 @@ def _facts(checkpoint: "Checkpoint", identity: "Identity") -> dict[str, Any]:
         "unsafe": False,  # or reading had been refused
         "replaced": list(checkpoint.stand_ins),
         "notes": list(checkpoint.notes),
+        "not_finite": list(checkpoint.not_finite),
         "nearest": None
         if nearest is None
         else {"model": nearest.entry.name, "num_classes": nearest.classes, **asdict(nearest.difference)},
@@ -100,6 +101,7 @@ def _lines(checkpoint: "Checkpoint", identity: "Identity", backbones: Sequence[s
         lines.append(f"  weights under {checkpoint.place!r}")
     lines.append("  safe: nothing in it had to be run" + _replaced(checkpoint))
     lines += [f"  note: {note}" for note in checkpoint.notes]
+    lines += [f"  unsound: {checkpoint.unsound()}"] if checkpoint.not_finite else []
     if checkpoint.epoch is not None:
         lines.append(f"  trained for {checkpoint.epoch} epochs")
     if checkpoint.description is not None:

@@ -1,7 +1,6 @@
 """`relook predict`: pictures in, pictures with boxes and one COCO file out, as a stream."""
 
 import itertools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from relook.cli.arguments import (
     settings_option,
 )
 from relook.cli.printing import Counter, remark, say
+from relook.escaping import printable_json
 from relook.ownership import Folder
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _named(result: "Result", rows: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def _line(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(printable_json(value), flush=True)
 
 
 # -- where things are and go -----------------------------------------------------------------------------

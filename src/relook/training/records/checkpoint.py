@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from typing_extensions import override
 
-from relook.archives import CheckpointError, broken, check_torch_file, kind
+from relook.archives import CHECKSUM, CheckpointError, broken, check_torch_file, checksum, kind
 from relook.files import whole_file
 from relook.types import Targets
 
@@ -114,7 +114,8 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
     # cloned: safetensors refuses tensors that share memory
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with whole_file(path) as beside:
-        safetensors.torch.save_file(plain, beside, metadata=dict(metadata))
+        said = {**metadata, CHECKSUM: checksum(plain)}
+        safetensors.torch.save_file(plain, beside, metadata=said)
 
 
 def save_batch(folder: Path, images: Tensor, targets: Targets, facts: Mapping[str, Any]) -> None:

@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from relook.files import whole_file
+from relook.files import room_for, whole_file
 from relook.report.live import SECONDS, write_live
 
 log = logging.getLogger("relook.training")
@@ -41,9 +41,9 @@ class MetricsLog:
             del self.rows[n]
         self.rows.append(full)
         if not again and set(full) <= set(self.columns):
-            with self.jsonl.open("a", encoding="utf-8") as file:
+            with room_for(self.jsonl), self.jsonl.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(full) + "\n")
-            with self.csv.open("a", encoding="utf-8", newline="") as file:
+            with room_for(self.csv), self.csv.open("a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(full)
         else:
             self._rewrite()
@@ -103,7 +103,7 @@ def log_to_run(folder: Path, *, console: Console, quiet: bool) -> Generator[None
     Step lines (DEBUG) go to the console only where no progress bar can be drawn.
     """
     ours = logging.getLogger("relook")
-    file = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    file = _File(folder / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handlers: list[logging.Handler] = [file]
     if not quiet and not logging.getLogger().handlers:
@@ -123,6 +123,13 @@ def log_to_run(folder: Path, *, console: Console, quiet: bool) -> Generator[None
             handler.close()
 
 
+class _File(logging.FileHandler):
+    """A log that goes without a line rather than end what it tells of, as on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        pass
+
+
 class _Screen(logging.Handler):
     """Lines on the console, above a progress bar if there is one."""
 
@@ -137,4 +144,7 @@ class _Screen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "bold red" if record.levelno >= logging.WARNING else None
-        self.console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # of a terminal that is gone
+            self.console.print(
+                self.format(record), style=style, markup=False, highlight=False, soft_wrap=True
+            )

@@ -41,6 +41,7 @@ def origin(
         if not name.startswith("recipe.") and name != "detector.num_classes"  # told by recipe and classes
     }
     return {
+        "description": describe.get("relook", ""),  # so that its weights can be used as any other file's
         "classes": list(train.classes),
         "images": {"training": _images(train), "validation": None if val is None else _images(val)},
         "settings": {
@@ -67,6 +68,12 @@ def digest(source: Source) -> str:
         said.update(np.ascontiguousarray(column).tobytes())
     said.update(marshal.dumps(columns.segmentation, 2))  # in this format equal values have equal bytes
     return said.hexdigest()
+
+
+def record_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a last.ckpt says of its run; nothing where an older relook wrote it."""
+    record = state.get(KEY)
+    return cast("dict[str, Any]", record) if isinstance(record, dict) else {}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The folder of a run: whether it may be used, what is left of an earlier one, what it began with."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +10,9 @@ import yaml
 
 from relook.files import remove_leftovers, whole_file
 from relook.ownership import Folder
-from relook.train_settings import TrainSettings
+from relook.train_settings import TrainSettings, resume_file
+from relook.training.records.checkpoint import read_state
+from relook.training.records.origin import record_of
 
 SAVED: Final = ("last.ckpt", "last.safetensors", "best.safetensors")
 RESULTS: Final = (
@@ -36,6 +38,12 @@ def from_the_start(settings: TrainSettings) -> TrainSettings:
     if not begun or _anything_saved(folder):
         return settings
     return replace(settings, resume=None, force=False, out=settings.out or folder)
+
+
+def settings_of(resume: Path, names: Iterable[str]) -> dict[str, str]:
+    """Changes to its model that a run began with, of these names; nothing where its state does not say."""
+    kept = record_of(read_state(resume_file(resume), mapped=True)).get("settings", {})
+    return {name: str(kept[f"--set {name}"]) for name in names if f"--set {name}" in kept}
 
 
 def _anything_saved(folder: Path) -> bool:
@@ -68,8 +76,7 @@ def prepare(folder: Path, before: Path | None, *, overwrite: bool) -> None:
     """Makes room for a run, once nothing speaks against it: `refuse_taken`, then removes what was there."""
     refuse_taken(folder, before, overwrite=overwrite)
     own = Folder(folder, overwrite=overwrite)
-    for name in RESULTS:
-        remove_leftovers(folder / name)
+    remove_leftovers(folder, RESULTS)
     if not _same(folder, before):
         for path in (folder / name for name in RESULTS if (folder / name).exists()):
             if path.is_dir():

@@ -1,7 +1,7 @@
 """Weights in and out: published checkpoints read without running their code, and relook's own files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] (an untyped PathLike)
 from torch import Tensor
 
-from relook.archives import CheckpointError, kind
+from relook.archives import CHECKSUM, CheckpointError, checksum, kind
+from relook.escaping import printable
 from relook.files import whole_file
 from relook.weights.reading.pickled import STAND_INS, Array, named_globals, unpickle
 
@@ -19,6 +20,7 @@ State = dict[str, Tensor]
 
 KEY: Final = "relook"  # of the metadata of our safetensors files
 FORMAT: Final = 2  # raised when an older relook could not read the description
+LARGEST_DESCRIPTION: Final = 16_000_000  # characters; what follows is cut off
 PLACES: Final = ("state_dict", "model", "model_state_dict", "ema_state_dict")  # where frameworks keep weights
 
 
@@ -53,6 +55,17 @@ class Checkpoint:
     epoch: int | None = None
     stand_ins: tuple[str, ...] = ()  # foreign objects that were replaced by harmless values
     notes: tuple[str, ...] = ()  # what was left aside, in words
+    not_finite: tuple[str, ...] = ()  # tensors with NaN or infinity
+
+    def unsound(self) -> str:
+        """What is wrong with the numbers themselves, in words; empty when all are finite."""
+        if not self.not_finite:
+            return ""
+        return (
+            f"{len(self.not_finite)} of {len(self.state)} tensors hold NaN or infinity, "
+            f"{printable(self.not_finite[0], 200)} first: what such weights find is worthless; take an "
+            "earlier file of that training"
+        )
 
 
 # -- reading -----------------------------------------------------------------------------------------------
@@ -71,25 +84,66 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if found != "torch":
         raise CheckpointError(f"{path} is {found}, not a checkpoint; give a .pth, .pt or .safetensors file")
     content = unpickle(path)
-    place, state = _find_state(content, path)
+    own = _own_run(content)
+    place, state = _find_state(own or content, path)
+    _refuse_larger(path, state)
     meta = _meta(content)
+    description = _describe(path, own["description"]) if own else None
     return Checkpoint(
         path=path,
         state=_plain_names(state),
         place=place,
-        classes=_class_names(meta),
+        description=description,
+        classes=_class_names(meta) if description is None else description.classes,
         config=_text(meta, "config", "cfg"),
         epoch=meta["epoch"] if isinstance(meta.get("epoch"), int) else None,
         stand_ins=tuple(sorted(named_globals(path) & set(STAND_INS))),
-        notes=_notes(content, place, state),
+        notes=() if own else _notes(content, place, state),
+        not_finite=_not_finite(state),
     )
+
+
+def _own_run(content: object) -> dict[str, Any]:
+    """The weights and the description in a last.ckpt of relook's; averaged weights where it has some."""
+    node = _mapping(content)
+    said = _mapping(node.get(KEY)).get("description")
+    if not isinstance(said, str) or not said:
+        return {}
+    averaged = _mapping(_mapping(node.get("callbacks")).get("Ema")).get("weights")
+    return {"description": said, "state_dict": averaged or node.get("state_dict")}
+
+
+def _mapping(node: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", node) if isinstance(node, Mapping) else {}
+
+
+MOST_TENSORS: Final = 100_000
+ALWAYS_READ: Final = 1 << 30  # bytes that tensors may fill, however small their file
+
+
+def _refuse_larger(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuses tensors that would fill far more memory than their file: strides may repeat one number."""
+    size, total = path.stat().st_size, sum(value.numel() * value.element_size() for value in state.values())
+    if len(state) > MOST_TENSORS:
+        raise CheckpointError(f"{path} holds {len(state):,} tensors, more than any network has")
+    if total > max(4 * size, ALWAYS_READ):
+        raise CheckpointError(
+            f"{path} holds {size:,} bytes, and its tensors would fill {total:,}; save its state dict again "
+            "with plain tensors"
+        )
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Names of tensors with NaN or infinity."""
+    floats = ((name, value) for name, value in state.items() if value.is_floating_point())
+    return tuple(name for name, value in floats if not bool(torch.isfinite(value).all()))
 
 
 def save_weights(path: Path | str, state: Mapping[str, Tensor], description: Description) -> None:
     """Writes weights that describe themselves, whole or not at all."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with whole_file(path) as beside:
-        save_file(tensors, beside, metadata=description.metadata())
+        save_file(tensors, beside, metadata={**description.metadata(), CHECKSUM: checksum(tensors)})
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -97,23 +151,31 @@ def _read_safetensors(path: Path) -> Checkpoint:
         with cast("Any", safe_open)(path, framework="pt") as file:  # safetensors ships no types for it
             metadata: dict[str, str] = file.metadata() or {}
             names: list[str] = list(file.keys())
+            if len(names) > MOST_TENSORS:
+                raise CheckpointError(f"{path} holds {len(names):,} tensors, more than any network")
             state: State = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); copy or download it again"
         ) from None
     description = _describe(path, metadata[KEY]) if KEY in metadata else None
+    if metadata.get(CHECKSUM, said := checksum(state)) != said:
+        raise CheckpointError(
+            f"{path}: its numbers are not those that were written: it is damaged (copy or download it again) "
+            f"or another program changed it and kept {CHECKSUM!r} in its metadata (save it without)"
+        )
     return Checkpoint(
         path=path,
         state=_plain_names(state),
         description=description,
         classes=() if description is None else description.classes,
+        not_finite=_not_finite(state),
     )
 
 
 def _describe(path: Path, text: str) -> Description:
     try:
-        facts = cast("dict[str, Any]", json.loads(text))
+        facts = cast("dict[str, Any]", json.loads(text[:LARGEST_DESCRIPTION]))
         newer = facts["format"] > FORMAT
         said = (
             None
@@ -121,7 +183,7 @@ def _describe(path: Path, text: str) -> Description:
             else Description(
                 model=str(facts["model"]),
                 settings={str(k): str(v) for k, v in facts.get("settings", {}).items()},
-                classes=tuple(map(str, facts.get("classes", ()))),
+                classes=names_of(facts.get("classes", ())),
                 recipe=_recipe(dict(facts.get("recipe", {})), facts["format"]),
                 relook_version=str(facts.get("relook_version", "")),
             )
@@ -136,6 +198,11 @@ def _describe(path: Path, text: str) -> Description:
             "upgrade with `pip install --upgrade relook`"
         )
     return said
+
+
+def names_of(given: Iterable[object]) -> tuple[str, ...]:
+    """Names of classes as a file gives them, fit to be shown: no control characters, of bounded length."""
+    return tuple(printable(str(name), 200) for name in given)
 
 
 def _recipe(kept: dict[str, Any], form: int) -> dict[str, Any]:
@@ -190,8 +257,9 @@ def _tensors(node: object) -> State:
     for name, value in named.items():
         if isinstance(value, Array) and value.value is not None:
             value = torch.from_numpy(value.value.copy())  # noqa: PLW2901 (the same value in torch's hands)
-        if isinstance(name, str) and isinstance(value, Tensor):
-            found[name] = value
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if isinstance(name, str) and plain and not cast("Tensor", value).is_quantized:
+            found[name] = cast("Tensor", value)
     return found
 
 
@@ -222,7 +290,7 @@ def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
         for key in ("CLASSES", "classes"):
             names = place.get(key)
             if isinstance(names, (list, tuple)):
-                return tuple(map(str, cast("Sequence[object]", names)))
+                return names_of(cast("Sequence[object]", names))
     return ()
 
 

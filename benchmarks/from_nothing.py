@@ -1,0 +1,63 @@
+"""Training a published model from random weights: all of it, beside its recipe's frozen parts.
+
+    python benchmarks/from_nothing.py FOLDER                 a data set of yours, as --data takes it
+    python benchmarks/from_nothing.py FOLDER --epochs 24
+    python benchmarks/from_nothing.py FOLDER --save          also into benchmarks/results/
+
+Recipes that start from ImageNet weights keep the first two parts of the backbone and all batch statistics.
+Without such weights `relook train` keeps nothing (docs/how-to/train.md).
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import _results
+
+import relook
+
+MODEL = "reppoints_v1_r50_fpn_1x"
+FROZEN = {"detector.backbone.frozen": "2", "detector.backbone.freeze_statistics": "true"}
+
+
+def measured(data: Path, epochs: int, size: int, settings: dict[str, str]) -> dict[str, float]:
+    """The metric's numbers after a training."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = relook.train(
+            model=MODEL,
+            data=data,
+            settings=settings,
+            backbone_weights="none",
+            size=size,
+            out=Path(folder) / "run",
+            epochs=epochs,
+            batch=4,
+            lr=0.005,
+            validate_every=epochs,
+            tensorboard=False,
+        )
+    return {name: result.report.numbers[name] for name in ("AP", "AP50", "AP75")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--save", action="store_true")
+    given = parser.parse_args()
+    found = {
+        "frozen, as the recipe": measured(given.data, given.epochs, given.size, FROZEN),
+        "nothing frozen": measured(given.data, given.epochs, given.size, {}),
+    }
+    for name, numbers in found.items():
+        print(f"{name:<24}" + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
+    if given.save:
+        facts = {"model": MODEL, "data": given.data.name, "epochs": given.epochs, "size": given.size}
+        _results.save("from_nothing", {**facts, "found": found})
+
+
+if __name__ == "__main__":
+    main()
