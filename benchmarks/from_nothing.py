@@ -1,6 +1,7 @@
 """Training a published model from random weights: all of it, beside its recipe's frozen parts.
 
     python benchmarks/from_nothing.py FOLDER                 a data set of yours, as --data takes it
+    python benchmarks/from_nothing.py                        one epoch of generated pictures
     python benchmarks/from_nothing.py FOLDER --epochs 24
     python benchmarks/from_nothing.py FOLDER --save          also into benchmarks/results/
 
@@ -20,7 +21,7 @@ MODEL = "reppoints_v1_r50_fpn_1x"
 FROZEN = {"detector.backbone.frozen": "2", "detector.backbone.freeze_statistics": "true"}
 
 
-def measured(data: Path, epochs: int, size: int, settings: dict[str, str]) -> dict[str, float]:
+def measured(data: str, epochs: int, size: int, settings: dict[str, str]) -> dict[str, float]:
     """The metric's numbers after a training."""
     with tempfile.TemporaryDirectory() as folder:
         result = relook.train(
@@ -43,19 +44,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("data", nargs="?", default="shapes")
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--save", action="store_true")
     given = parser.parse_args()
+    epochs = given.epochs or (1 if given.data == "shapes" else 12)
     found = {
-        "frozen, as the recipe": measured(given.data, given.epochs, given.size, FROZEN),
-        "nothing frozen": measured(given.data, given.epochs, given.size, {}),
+        "frozen, as the recipe": measured(given.data, epochs, given.size, FROZEN),
+        "nothing frozen": measured(given.data, epochs, given.size, {}),
     }
     for name, numbers in found.items():
         print(f"{name:<24}" + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     if given.save:
-        facts = {"model": MODEL, "data": given.data.name, "epochs": given.epochs, "size": given.size}
+        facts = {"model": MODEL, "data": Path(given.data).name, "epochs": epochs, "size": given.size}
         _results.save("from_nothing", {**facts, "found": found})
 
 

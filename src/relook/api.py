@@ -58,7 +58,8 @@ def create_model(name: str, *, num_classes: int | None = None, **settings: Any) 
     Args:
         name: see `list_models`, or "module:NAME" for an `Entry` of your own.
         num_classes: without it as published.
-        settings: fields of the model's configuration (`relook.entry(name).detector`), or of its backbone's.
+        settings: fields of the model's configuration (`relook.entry(name).detector`), or of its backbone's;
+            `backbone` may be timm's name of a network of the same kind.
 
     Raises:
         ValueError: for an unknown name or setting; the message has the nearest.
@@ -73,6 +74,10 @@ def create_model(name: str, *, num_classes: int | None = None, **settings: Any) 
             raise ValueError(f"{name} has no setting {key!r}; {hint}")
     if num_classes is not None:
         settings["num_classes"] = num_classes
+    if isinstance(settings.get("backbone"), str):
+        if "name" not in below:
+            raise ValueError(f"{name} has a backbone of one kind; of it can be set: {', '.join(below)}")
+        settings["backbone"] = replace(config.backbone, name=settings["backbone"])
     deeper = {key: settings.pop(key) for key in below if key in settings and key not in own}
     if deeper:
         settings["backbone"] = replace(settings.get("backbone", config.backbone), **deeper)
@@ -268,6 +273,8 @@ def train(  # noqa: PLR0913 - all by keyword
 
     Returns:
         A `relook.training.fit.TrainResult`: the folder, the best and last weights, the last validation.
+        Several devices are several processes, each of which runs the script from its beginning; those beside
+        the first end here, so that what follows happens once.
 
     Raises:
         ValueError: for unknown names and settings, and data that cannot be used.
@@ -311,6 +318,7 @@ def run_training(
 
     try:
         from relook.training.fit import fit  # noqa: PLC0415
+        from relook.training.processes.machines import started_by_lightning  # noqa: PLC0415
         from relook.training.records.run_folder import from_the_start, settings_of  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(f"training needs an extra ({error}); `pip install 'relook[train]'`") from error
@@ -337,7 +345,10 @@ def run_training(
     detector = model.entry.detector.build()
     if settings.resume is None:
         log.info("starting from %s", begin(detector, model, backbone_weights, start))
-    return fit(detector, model.entry.recipe, source, val, settings, model.describe().metadata())
+    result = fit(detector, model.entry.recipe, source, val, settings, model.describe().metadata())
+    if started_by_lightning():  # what follows in a script is the business of its first process alone
+        raise SystemExit(0)
+    return result
 
 
 _FREE = {"frozen": "0", "freeze_statistics": "false", "frozen_norms": "false"}

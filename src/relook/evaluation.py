@@ -24,7 +24,7 @@ from relook.data.loading.loader import eval_loader
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.files import whole_file
-from relook.inference import Engine, Precision, Ready
+from relook.inference import Engine, Precision, Ready, device_named
 from relook.metrics.metric import Metric, Report, Rows
 from relook.metrics.named import metric_named
 from relook.recipe import Recipe
@@ -255,7 +255,7 @@ def _tell(mine: Any) -> Any:
 
 def _device(device: torch.device | str) -> torch.device:
     if device != "auto":
-        return torch.device(device)
+        return device_named(device)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

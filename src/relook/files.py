@@ -48,7 +48,7 @@ def whole_file(path: Path | str) -> Generator[Path]:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Removes what writes of these files left beside them when they were killed; nobody may be writing them."""
+    """Removes what killed writes of these files left beside them; nobody may be writing them."""
     ours = [rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}{re.escape(Path(name).suffix)}" for name in names]
     for path in folder.iterdir():
         if not path.is_file():

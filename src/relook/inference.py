@@ -72,7 +72,7 @@ class Engine:
         precision: Precision = "32",
         views: Views | None = None,
     ) -> None:
-        self.device = best_device() if device == "auto" else torch.device(device)
+        self.device = device_named(device)
         self.detector = detector.to(self.device)
         if views is not None and views.merge.endswith("_vote") and _decays(detector):
             raise ValueError(
@@ -238,6 +238,31 @@ def _evaluating(detector: nn.Module) -> Generator[None]:
 def best_device() -> torch.device:
     """The first CUDA device, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_named(name: torch.device | str) -> torch.device:
+    """The device of that name, if it is there; "auto" is the best one.
+
+    Raises:
+        ValueError: when there is no such device here; the message says which there are.
+    """
+    if name == "auto":
+        return best_device()
+    count = torch.cuda.device_count()
+    there = "cpu" if not count else "cpu and " + ", ".join(f"cuda:{n}" for n in range(count))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no device {str(name)!r}; here are {there}") from None
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device {str(name)!r}: torch finds no such GPU here; here are {there}")
+    if device.type == "cpu" and device.index not in (None, 0):
+        raise ValueError(
+            f"device {str(name)!r}: there is one CPU, `cpu`; its threads are set by OMP_NUM_THREADS"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {str(name)!r}: torch finds no such GPU here; here are {there}")
+    return device
 
 
 def _on_host(found: Detections) -> Detections:

@@ -4,14 +4,18 @@ import glob
 import io
 import itertools
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from relook.data.decode import BrokenImage, read_image
 from relook.data.disk.listing import (
@@ -29,38 +33,80 @@ log = logging.getLogger(__name__)
 Picture = Path | str | bytes | NDArray[Any] | Image.Image
 """One image: a path, the bytes of a file, uint8 RGB [H, W, 3] or grey [H, W], or an image of Pillow's."""
 
+Given = Picture | Tensor | IO[bytes] | os.PathLike[str]
+"""What becomes one: also torchvision's uint8 tensors [3, H, W] in RGB, and files opened to read bytes."""
 
-def pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
+_TAKEN = (
+    "give a path, a folder, a pattern, the bytes of a file or a file opened to read bytes, a uint8 array "
+    "[H, W, 3] or tensor [3, H, W] in RGB, an image of Pillow's, or a list of those"
+)
+
+
+def pictures(images: Given | Iterable[Given]) -> Iterator[Picture]:
     """What people give -> single pictures, lazily: folders and patterns are listed as they are needed.
 
     Raises:
         FileNotFoundError: when a folder or pattern holds no image, or a path is not there.
         TypeError: for something that is no image.
+        ValueError: for an address on the network.
     """
-    if isinstance(images, (str, Path)):
-        return _listed(images)
-    if isinstance(images, (bytes, np.ndarray, Image.Image)):
-        one: list[Picture] = [images]
-        return iter(one)
-    return itertools.chain.from_iterable(
-        pictures(_picture(one)) if _many(one) else [_picture(one)] for one in images
-    )
+    if isinstance(images, (str, os.PathLike)):
+        return _listed(cast("Path | str", _picture(images)))
+    if _is_one(images):
+        return iter((_picture(images),))
+    return itertools.chain.from_iterable(map(_each, _iterable(images)))
+
+
+def _each(given: object) -> Iterator[Picture]:
+    """The pictures that one item of a list stands for: of a folder or a pattern several."""
+    one = _picture(given)
+    if isinstance(one, (str, Path)) and not Path(one).is_file() and (Path(one).is_dir() or _is_pattern(one)):
+        return _listed(one)
+    return iter((one,))
+
+
+def _is_one(given: object) -> bool:
+    """Whether it is one image rather than several; a batch of torch's is several."""
+    if isinstance(given, Tensor):
+        return given.ndim < 4
+    return isinstance(given, (bytes, np.ndarray, Image.Image)) or hasattr(given, "read")
+
+
+def _iterable(given: object) -> Iterable[object]:
+    if hasattr(given, "keys") or not isinstance(given, Iterable):
+        raise TypeError(f"a {type(given).__name__} is no image; {_TAKEN}")
+    return cast("Iterable[object]", given)
 
 
 def _picture(one: object) -> Picture:
     """The same, if it is an image: callers need not be typed."""
+    if isinstance(one, str) and re.match(r"(https?|ftp|s3|gs)://", one):
+        raise ValueError(f"{one:.200} is an address; download it, and give the file")
     if isinstance(one, (str, Path, bytes, np.ndarray, Image.Image)):
         return cast("Picture", one)
-    raise TypeError(
-        f"a {type(one).__name__} is no image; give a path, bytes, a uint8 array or a Pillow image"
-    )
+    if isinstance(one, os.PathLike):
+        return Path(cast("os.PathLike[str]", one))
+    if isinstance(one, Tensor):
+        return _from_tensor(one)
+    content: object = cast("Any", one).read() if hasattr(one, "read") else None
+    if isinstance(content, bytes):
+        return content
+    if content is not None:
+        raise TypeError(f"a file opened to read text is no image; open it by open(path, 'rb'), or {_TAKEN}")
+    raise TypeError(f"a {type(one).__name__} is no image; {_TAKEN}")
 
 
-def _many(one: object) -> bool:
-    """Whether an item of a list is itself a folder or a pattern."""
-    return (
-        isinstance(one, (str, Path)) and not Path(one).is_file() and (Path(one).is_dir() or _is_pattern(one))
-    )
+def _from_tensor(image: Tensor) -> NDArray[Any]:
+    """torchvision's uint8 [3, H, W], [1, H, W] or [H, W] as an array."""
+    fits = image.ndim == 2 or (image.ndim == 3 and len(image) in (1, 3))
+    if image.dtype != torch.uint8 or not fits:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"a tensor of {kind} {list(image.shape)} is no image; give uint8 [3, H, W] in RGB, values from 0 "
+            "to 255, as torchvision.io.decode_image does"
+        )
+    array: NDArray[Any] = image.detach().cpu().numpy()
+    return array if array.ndim == 2 else np.ascontiguousarray(array.transpose(1, 2, 0))
 
 
 def _is_pattern(path: Path | str) -> bool:

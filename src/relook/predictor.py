@@ -17,7 +17,7 @@ from relook.data.decode import BrokenImage
 from relook.data.transforms.network_input import Prepared
 from relook.detector import Detector
 from relook.inference import Engine, Precision, Ready, Seen
-from relook.inputs import Picture, pictures, pixels
+from relook.inputs import Given, Picture, pictures, pixels
 from relook.recipe import Recipe
 from relook.results.result import Result, ResultStream
 from relook.views import Views
@@ -69,7 +69,7 @@ class Predictor:
         self.classes = tuple(classes)
         self.batch = batch
 
-    def __call__(self, images: Picture | Iterable[Picture], *, looks: bool = False) -> ResultStream:
+    def __call__(self, images: Given | Iterable[Given], *, looks: bool = False) -> ResultStream:
         """Looks at images: yields one `Result` for each, lazily and in order.
 
         Args:
@@ -83,7 +83,7 @@ class Predictor:
         source = pictures(images)
         return ResultStream(lambda stream: self._run(source, stream, looks=looks))
 
-    def one(self, image: Picture, *, looks: bool = False) -> Result:
+    def one(self, image: Given, *, looks: bool = False) -> Result:
         """What is found in one image.
 
         Raises:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from relook.recipe import Schedule
 from relook.train_settings import TrainSettings
 from relook.training import fit as fit_module
 from relook.training.fit import TrainResult, _trainer, fit
-from relook.training.lightning import Training, machines
+from relook.training.lightning import Training
+from relook.training.processes.machines import machines
 from tiny_detector import RECIPE, TinyDetector, tiny, tiny_data
 
 DESCRIBE = {"relook": json.dumps({"format": 1, "model": "tiny"})}
@@ -289,6 +291,13 @@ def test_broken_images_end_nothing(tmp_path: Path) -> None:
     assert "1 training images are broken" in log
 
 
+@pytest.fixture
+def in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a script is started, however the tests were."""
+    monkeypatch.setattr(sys, "argv", [__file__])
+
+
+@pytest.mark.usefixtures("in_a_file")
 def test_the_recipe_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Synchronised batch statistics where the recipe has them; precision; clipping; plain DDP."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -335,6 +344,16 @@ def test_settings_are_checked() -> None:
         TrainSettings(resume=Path("nowhere")).folder()
 
 
+@pytest.mark.parametrize("started", [[""], ["-c"], ["-"]])
+def test_what_is_no_file_cannot_be_started_again(monkeypatch: pytest.MonkeyPatch, started: list[str]) -> None:
+    """A notebook or a line typed into Python has one process, and says why there are no more."""
+    monkeypatch.setattr(sys, "argv", started)
+    with pytest.raises(ValueError, match="only a program in a file can be"):
+        machines(TrainSettings(devices="cpu:2"))
+    assert machines(TrainSettings(devices="cpu")).world == 1
+
+
+@pytest.mark.usefixtures("in_a_file")
 def test_devices_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     """Words, numbers and counts; more than there are, and unknown words, are refused."""
 

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from relook.cli.arguments import Wrong, parse
@@ -16,6 +17,9 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 def run(verb: str, given: Sequence[str]) -> int:
     """The exit status of `relook VERB ...`."""
+    if not _somewhere():
+        print("relook: the folder you are in was removed; cd to another one", file=sys.stderr)
+        return WRONG
     try:
         module = importlib.import_module(f"relook.cli.verbs.{verb}")
         options = parse(module.VERB, given)
@@ -31,6 +35,13 @@ def run(verb: str, given: Sequence[str]) -> int:
         return WRONG
     except Exception as error:  # noqa: BLE001 (this is the place that answers for all of them)
         return _explain(verb, error)
+
+
+def _somewhere() -> bool:
+    try:
+        return bool(Path.cwd())
+    except OSError:
+        return False
 
 
 def _speak(module: ModuleType, options: object) -> int:

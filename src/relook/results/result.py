@@ -118,7 +118,7 @@ class Result:
             Annotation(
                 box=(x1 * zoom, y1 * zoom, x2 * zoom, y2 * zoom),
                 shape=shapes[i] if shapes else None,
-                color=label,
+                color=i if points else label,  # with points, what belongs together has one colour
                 tag=f"{self.classes[label]} {score:.2f}",
                 points=tuple(
                     PointSet(

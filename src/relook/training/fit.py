@@ -17,17 +17,15 @@ The order of a step, and who does what; a test records it. The backward pass and
 import contextlib
 import json
 import logging
-import os
 import signal
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
@@ -41,7 +39,8 @@ from relook.metrics.named import metric_named
 from relook.recipe import Recipe
 from relook.train_settings import TrainSettings, resume_file
 from relook.training.callbacks import Ema, Stopped, ValidateAndSave
-from relook.training.lightning import Training, machines
+from relook.training.lightning import Training
+from relook.training.processes.machines import is_first, machines
 from relook.training.records.checkpoint import WholeCheckpoints, check_network, read_state
 from relook.training.records.ending import told, where_to_resume
 from relook.training.records.lock import locked
@@ -231,11 +230,6 @@ def _check(
         raise ValueError(f"early_stop={settings.early_stop} needs validation images, and there are none")
     recipe_view(recipe.test_size)
     return metric_named(recipe.metric).headline  # a wrong name is no business of the first validation
-
-
-def is_first() -> bool:
-    """Whether this is the process that writes; asked before the processes know each other."""
-    return cast("Any", rank_zero_only).rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

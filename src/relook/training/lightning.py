@@ -2,16 +2,12 @@
 
 import atexit
 import logging
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -24,77 +20,12 @@ from relook.detector import Detector
 from relook.recipe import Recipe
 from relook.train_settings import TrainSettings
 from relook.training.optim import Plan, learning_rate, optimizer, plan, scheduler
+from relook.training.processes.machines import Machines
 from relook.training.records.loss_monitor import LossMonitor
 from relook.training.records.origin import KEY as ORIGIN
 from relook.training.step import Step
 
 log = logging.getLogger("relook.training")
-
-
-# -- where ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Machines:
-    """Which devices train."""
-
-    accelerator: Literal["cpu", "gpu"]
-    devices: int  # on each node
-    nodes: int
-
-    @property
-    def world(self) -> int:
-        """Processes in all."""
-        return self.devices * self.nodes
-
-    def describe(self) -> str:
-        """In words, for the log."""
-        one = "GPU" if self.accelerator == "gpu" else "CPU process"
-        many = one + ("s" if one == "GPU" else "es")
-        each = f"{self.devices} {one if self.devices == 1 else many}"
-        return each if self.nodes == 1 else f"{each} on each of {self.nodes} machines"
-
-
-def machines(settings: TrainSettings) -> Machines:
-    """What `--devices` and `--nodes` mean here; under torchrun and SLURM the processes are counted there.
-
-    Raises:
-        ValueError: when there are not so many devices, or the word is not known.
-    """
-    kind, _, count = str(settings.devices).partition(":")
-    if kind.isdigit():
-        kind, count = "auto", kind
-    gpus = torch.cuda.device_count()
-    if kind not in {"auto", "cpu", "gpu"} or (count and not (count.isdigit() and int(count))):
-        raise ValueError(
-            f"devices={settings.devices!r} is not known; say auto, cpu, gpu, a number, cpu:2 or gpu:2"
-        )
-    if kind == "gpu" and not gpus:
-        raise ValueError(f"devices={settings.devices!r}, but torch finds no GPU here; use --devices cpu")
-    gpu = kind == "gpu" or (kind == "auto" and gpus > 0)
-    if settings.precision == "fp16" and not gpu:
-        raise ValueError("precision fp16 needs a GPU; on CPUs use --precision bf16 or 32")
-    local, nodes = _started_by_others()
-    if settings.nodes > 1 and not nodes and "NODE_RANK" not in os.environ:
-        raise ValueError(
-            f"nodes={settings.nodes}: start a process for each device by torchrun or SLURM, which count the "
-            f"machines themselves; docs/how-to/train.md has the commands"
-        )
-    devices = local or int(count or (gpus if gpu else 1))
-    if gpu and devices > gpus:
-        raise ValueError(f"{devices} GPUs are asked for, but torch finds {gpus}; use --devices {gpus}")
-    return Machines("gpu" if gpu else "cpu", devices, nodes or settings.nodes)
-
-
-def _started_by_others() -> tuple[int, int]:
-    """(processes on this node, nodes) as torchrun or SLURM started them; zeros when they did not."""
-    if TorchElasticEnvironment.detect():
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
-        return local, int(os.environ["WORLD_SIZE"]) // local
-    if SLURMEnvironment.detect():
-        nodes = int(os.environ.get("SLURM_NNODES", "1"))
-        return max(1, int(os.environ["SLURM_NTASKS"]) // nodes), nodes
-    return 0, 0
 
 
 # -- in which order ------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from relook.archives import CheckpointError
 from relook.detector import Detector
-from relook.weights.compare import Contents, Difference, Shape, all_layouts, difference, shapes
+from relook.weights.compare import COUNTER, Contents, Difference, Shape, all_layouts, difference, shapes
 from relook.weights.identify import identify
+from relook.weights.pretrained import backbones_of
 from relook.weights.reading.checkpoint import Checkpoint, State, read_checkpoint
 from relook.weights.shapes import built
 from relook.zoo.entry import DetectorConfig, Layout
@@ -110,10 +111,11 @@ def _advice(checkpoint: Checkpoint) -> str:
 def load_start(
     detector: Detector[Any], config: DetectorConfig, source: Path | str, classes: Sequence[str] = ()
 ) -> str:
-    """Starts a detector from weights of the same model, made for these or for other classes.
+    """Starts a detector from weights of the same model, made for these or for other classes, or of another.
 
     Tensors whose shape depends on the number of classes keep their random start where that number differs, or
-    where the file gives its classes other names or another order.
+    where the file gives its classes other names or another order. Of another model its backbone and its
+    pyramid are taken, each where all of it fits.
 
     Args:
         detector: built by `config`.
@@ -125,7 +127,7 @@ def load_start(
         What was loaded, in words.
 
     Raises:
-        CheckpointError: when the file holds another model.
+        CheckpointError: when nothing in the file fits.
     """
     given = read_checkpoint(source)
     _warn(given)
@@ -135,9 +137,7 @@ def load_start(
     by_class = {one.name for one in built(config).growing}
     left = [m for m in fit.mismatched if m.split(":")[0] in by_class]
     if len(fit) > len(left):
-        raise CheckpointError(
-            f"{given.path} does not fit {type(detector).__name__}: {fit.sentence()}. {_advice(given)}"
-        )
+        return _start_from_parts(detector, given, contents, fit)
     named = contents.named(layout)
     others = bool(classes and given.classes) and tuple(classes) != given.classes
     skipped = by_class if left or others else set[str]()
@@ -148,4 +148,48 @@ def load_start(
     }
     detector.load_state_dict({**ours, **state}, strict=True)
     words = f"{len(state)} tensors from {given.path}"
+    if others and not left:
+        return f"{words}; {len(skipped)} start anew, for its classes have other names or another order"
     return f"{words}; {len(skipped)} that depend on the classes start anew" if skipped else words
+
+
+_PARTS = {"backbone.": "backbone", "neck.": "pyramid"}  # what families have in common
+
+
+def _start_from_parts(detector: Detector[Any], given: Checkpoint, contents: Contents, fit: Difference) -> str:
+    """Takes what fits of another model's weights; says what."""
+    ours = detector.state_dict()
+    taken: dict[str, Tensor] = {}
+    words: list[str] = []
+    for prefix, part in _PARTS.items():
+        wanted = [name for name in ours if name.startswith(prefix) and not name.endswith(COUNTER)]
+        found = _part(given, contents, {name: ours[name] for name in wanted})
+        if wanted and len(found) == len(wanted):
+            taken |= found
+            words.append(part)
+    if not taken:
+        classifier = backbones_of(given.state)
+        if classifier:
+            raise CheckpointError(
+                f"{given.path} holds a classifier's weights: give it as --backbone-weights {given.path}"
+            )
+        raise CheckpointError(
+            f"{given.path} does not fit {type(detector).__name__}: {fit.sentence()}. {_advice(given)}"
+        )
+    detector.load_state_dict({**ours, **taken}, strict=True)
+    rest = len(ours) - len(taken)
+    return f"{len(taken)} tensors ({' and '.join(words)}) of another model in {given.path}; {rest} start anew"
+
+
+def _part(given: Checkpoint, contents: Contents, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part of a detector that a file has, in whatever layout it has most of them."""
+    best: dict[str, Tensor] = {}
+    for layout in all_layouts():
+        keys = {name: key for key, name in contents.named(layout).items()}
+        found = {
+            name: given.state[keys[name]]
+            for name, value in wanted.items()
+            if name in keys and given.state[keys[name]].shape == value.shape
+        }
+        best = max(best, found, key=len)
+    return best

@@ -1,10 +1,15 @@
 """ImageNet weights for a detector's backbone: from a local file, or through timm's hub."""
 
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from relook.weights.reading.checkpoint import read_checkpoint
@@ -75,12 +80,37 @@ def backbones_of(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:
+    why_not = "RELOOK_OFFLINE is set" if offline() else _silent(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE
+    # what was fetched before is found all the same; the rest fails at once, not after minutes of retries
+    constants.HF_HUB_OFFLINE = before or bool(why_not)
     try:
         model: Any = timm.create_model(name, pretrained=True)  # pyright: ignore[reportUnknownVariableType]
     except Exception as error:
+        why_not = why_not or f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"the ImageNet weights {name!r} could not be fetched ({type(error).__name__}: {error}); download "
-            "them where there is a network and give the file as `--backbone-weights FILE`, or "
-            "`--backbone-weights none` to start from scratch"
+            f"the ImageNet weights {name!r} are not on this machine and could not be fetched "
+            f"({why_not:.200}); download them where there is a network and give the file as "
+            "`--backbone-weights FILE`, or say `--backbone-weights none` to start from scratch"
         ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
     return cast("nn.Module", model).state_dict()
+
+
+def offline() -> bool:
+    """Whether nothing may be fetched: RELOOK_OFFLINE=1."""
+    return os.environ.get("RELOOK_OFFLINE", "") not in ("", "0")
+
+
+def _silent(address: str, seconds: float = 5.0) -> str:
+    """Why nobody answers at an address, in words; empty where somebody does, or a proxy is asked."""
+    if getproxies():
+        return ""
+    place = urlsplit(address)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=seconds).close()
+    except OSError:
+        return f"{place.hostname} does not answer"
+    return ""

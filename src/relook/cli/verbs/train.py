@@ -28,7 +28,8 @@ class Options(TrainSettings):
         default="auto",
     )
     start: str | None = option(
-        "start from these weights of the same model, for other classes too", default=None
+        "start from these weights, made for other classes too; of another model what fits is taken",
+        default=None,
     )
     set: tuple[str, ...] = settings_option()
     json: bool = option("print the result as JSON", default=False)
@@ -52,7 +53,7 @@ def run(options: Options) -> int:
         val_data=options.val_data,
         allow_empty=options.allow_empty,
     )
-    from relook.training.fit import is_first  # noqa: PLC0415 (an extra)
+    from relook.training.processes.machines import is_first  # noqa: PLC0415 (an extra)
 
     if is_first():
         _tell(options, result)
