@@ -134,3 +134,21 @@ def test_training_takes_the_classes_of_the_data_and_describes_its_weights(tmp_pa
         progress=False,
     )
     assert tuned.steps == 1
+
+
+def test_a_backbone_may_be_named():
+    """By timm's name; what is no network of its kind is told with the nearest."""
+    small = relook.create_model("reppoints_v1_r50_fpn_1x", backbone="resnet18")
+    assert small.backbone.config.name == "resnet18"
+    assert small.backbone.config.frozen == relook.entry("reppoints_v1_r50_fpn_1x").detector.backbone.frozen
+    for wrong, words in {
+        "resnet51": "timm has no network 'resnet51'; did you mean",
+        "mobilenetv2_100": "is no ResNet with such stages",
+        "hf-hub:some/where": "timm has no network 'hf-hub:some/where'",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            relook.create_model("reppoints_v1_r50_fpn_1x", backbone=wrong)
+    with pytest.raises(ValueError, match="has a backbone of one kind"):
+        relook.create_model("refinedet_320_vgg_voc", backbone="resnet18")
+    with pytest.raises(ValueError, match=r"reppoints_nano.keep=-3: it must be a whole number from 1"):
+        relook.create_model("reppoints_nano", keep=-3)

@@ -162,6 +162,46 @@ def test_broken_images_are_skipped_named_and_counted(
         look.one(bad)
 
 
+def test_tensors_and_opened_files_are_images(look: Predictor, tmp_path: Path):
+    """As torchvision and Python give them: the same results as of the array."""
+    array = _image(32, 40)
+    file = _write(tmp_path / "a.png", array)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    wanted = look.one(array)
+
+    class Place:  # of another library
+        def __fspath__(self) -> str:
+            return str(file)
+
+    with file.open("rb") as opened:
+        given = [tensor, opened, Place(), torch.stack([tensor, tensor])]
+        found = [result for one in given for result in look(one)]
+    assert len(found) == 5
+    found += list(look([tensor, file.read_bytes(), Place()]))
+    for one in found:
+        assert one.boxes.tolist() == wanted.boxes.tolist()
+        assert (one.height, one.width) == (32, 40)
+    grey = look.one(tensor[0])
+    assert (grey.height, grey.width) == (32, 40)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("cuda", "torch finds no such GPU here; here are cpu"),
+        ("cuda:7", "torch finds no such GPU here; here are cpu"),
+        ("cpu:2", "there is one CPU"),
+        ("nope", "there is no device 'nope'; here are cpu"),
+        ("gpu", "there is no device 'gpu'; here are cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, device: str, words: str):
+    """With those that are."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=words):
+        Predictor(Brightest(), RECIPE, ("a", "b"), device=device)
+
+
 def test_what_is_not_there_is_said_in_one_sentence(look: Predictor, tmp_path: Path):
     """Absent files, empty folders, patterns without a match, and things that are no image."""
     with pytest.raises(FileNotFoundError, match="no file or folder"):
@@ -170,8 +210,19 @@ def test_what_is_not_there_is_said_in_one_sentence(look: Predictor, tmp_path: Pa
         look(tmp_path)
     with pytest.raises(FileNotFoundError, match="pattern"):
         look(str(tmp_path / "*.jpg"))
-    with pytest.raises(TypeError, match="int is no image"):
-        list(look([3]))  # pyright: ignore[reportArgumentType]
+    for odd in (3, None, 2.5, {"a": 1}, [3], [None], object()):
+        with pytest.raises(TypeError, match=r"is no image; give a path, a folder, a pattern, the bytes"):
+            list(look(odd))  # pyright: ignore[reportArgumentType]
+    for address in ("https://example.org/a.jpg", "s3://here/a.jpg"):
+        with pytest.raises(ValueError, match="is an address; download it"):
+            list(look([address]))
+        with pytest.raises(ValueError, match="is an address; download it"):
+            look(address)
+    with (tmp_path / "a.txt").open("w+") as text, pytest.raises(TypeError, match="opened to read text"):
+        look(text)  # pyright: ignore[reportArgumentType]
+    for tensor in (torch.zeros(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(3)):
+        with pytest.raises(TypeError, match=r"a tensor of .* is no image; give uint8 \[3, H, W\] in RGB"):
+            look(tensor)
     with pytest.raises(ValueError, match="knows 2 classes but 3 names"):
         Predictor(Brightest(), RECIPE, ("a", "b", "c"))
 

@@ -14,9 +14,12 @@ from typing import Literal
 
 import pytest
 
+import relook as relook_package
 from relook.cli import VERBS, main, running
 from relook.cli.arguments import Verb, Wrong, _about, changes, option, parse, settings_option
 from relook.cli.printing import table
+from relook.weights.pretrained import load_backbone
+from untrained import untrained
 
 RELOOK = [sys.executable, "-m", "relook"]
 
@@ -295,3 +298,61 @@ def test_mistakes_are_found_without_reading_anybodys_words(
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
+
+
+# -- where and how it is started ---------------------------------------------------------------------
+
+
+def test_a_folder_that_was_removed_is_named(tmp_path: Path):
+    """Instead of a traceback from the depths of Python."""
+    (tmp_path / "gone").mkdir()
+    line = f"cd {tmp_path / 'gone'} && rmdir {tmp_path / 'gone'} && {' '.join(RELOOK)} models"
+    done = subprocess.run(["sh", "-c", line], check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == (
+        "relook: the folder you are in was removed; cd to another one"
+    )
+
+
+def test_a_terminal_of_ascii_shows_everything():
+    """A training with its bar, and what comes after it."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for given in (
+        ["models", "reppoints*"],
+        ["predict", "b\u00fccher.jpg", "--weights", "none.pth"],
+        ["--help"],
+    ):
+        done = subprocess.run(
+            [*RELOOK, *given], env=environment, check=False, capture_output=True, timeout=120
+        )
+        assert b"Traceback" not in done.stderr
+        assert (done.stdout + done.stderr).isascii()
+
+
+@pytest.mark.parametrize("device", ["cuda:9", "cpu:2", "nope"])
+def test_a_wrong_device_is_one_sentence(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of predict and eval."""
+    file = untrained(tmp_path / "x.safetensors", "reppoints_nano", keep=5)
+    given = (["predict", str(tmp_path)], ["eval", "--data", "shapes"])
+    for verb in given:
+        out = ["--out", str(tmp_path / "out")]
+        assert main([*verb, "--weights", str(file), "--device", device, *out]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert f"device '{device}'" in err
+
+
+def test_the_hub_is_not_asked_where_there_is_no_network(monkeypatch: pytest.MonkeyPatch):
+    """One sentence at once."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    detector = relook_package.create_model("reppoints_v1_r50_fpn_1x")
+    for offline, words in (("", "127.0.0.1 does not answer"), ("1", "RELOOK_OFFLINE is set")):
+        monkeypatch.setenv("RELOOK_OFFLINE", offline)
+        began = time.monotonic()
+        with pytest.raises(ValueError, match=words) as caught:
+            load_backbone(detector, "resnet50.a1_in1k")
+        assert time.monotonic() - began < 10
+        assert "--backbone-weights FILE" in str(caught.value)
+        assert "\n" not in str(caught.value)

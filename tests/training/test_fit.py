@@ -1,6 +1,7 @@
 import csv
 import importlib
 import io
+import itertools
 import json
 import logging
 import re
@@ -351,6 +352,18 @@ def test_what_is_no_file_cannot_be_started_again(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="only a program in a file can be"):
         machines(TrainSettings(devices="cpu:2"))
     assert machines(TrainSettings(devices="cpu")).world == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert machines(TrainSettings()).world == 1
+
+
+def test_slow_steps_are_told_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two rows too, in lines that add no row; averages go on over them."""
+    now = itertools.count(step=11)
+    monkeypatch.setattr("relook.training.reporter.time.monotonic", lambda: float(next(now)))
+    run(tmp_path, epochs=4, log_every=12)
+    told = re.findall(r" step (\d+)/12 ", (tmp_path / "train.log").read_text())
+    assert [int(step) for step in told] == list(range(1, 13))
+    assert [row["step"] for row in rows(tmp_path) if row["kind"] == "train"] == [3, 6, 9, 12]
 
 
 @pytest.mark.usefixtures("in_a_file")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -161,6 +162,55 @@ def test_a_new_start_takes_all_but_what_depends_on_the_classes(tmp_path: Path):
     torch.save({"w": torch.zeros(2)}, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match="does not fit RepPoints"):
         load_start(new, config, tmp_path / "odd.pth")
+
+
+def test_a_new_start_takes_what_fits_of_another_model(tmp_path: Path):
+    """Backbone and pyramid where all of them fit, or the backbone alone; the sentence says which."""
+    other = by_name("reppoints_v2_nano")
+    save_weights(tmp_path / "v2.safetensors", other.entry.detector.build().state_dict(), other.describe())
+    detector = NANO.detector.build()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    words = load_start(detector, NANO.detector, tmp_path / "v2.safetensors")
+    theirs = read_checkpoint(tmp_path / "v2.safetensors").state
+    assert "(backbone and pyramid) of another model in " in words
+    for name, value in detector.state_dict().items():
+        wanted = theirs[name] if name.startswith(("backbone.", "neck.")) else before[name]
+        assert torch.equal(value, wanted), name
+    anew = sum(not name.startswith(("backbone.", "neck.")) for name in before)
+    assert f"{anew} start anew" in words
+    narrow = replace(NANO.detector, width=32)
+    assert "(backbone) of another model" in load_start(narrow.build(), narrow, tmp_path / "v2.safetensors")
+    odd = {name: value for name, value in theirs.items() if "layer" not in name and "stage" not in name}
+    torch.save(odd, tmp_path / "half.pth")
+    with pytest.raises(CheckpointError, match="does not fit RepPoints"):
+        load_start(narrow.build(), narrow, tmp_path / "half.pth")
+
+
+def test_a_classifier_is_pointed_to_the_right_option(tmp_path: Path):
+    """torchvision's names of a ResNet's tensors."""
+    config = find("reppoints_v1_r50_fpn_1x").detector
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet50").state_dict(), tmp_path / "resnet50.pth")
+    with pytest.raises(CheckpointError, match=r"a classifier's weights: give it as --backbone-weights .*pth"):
+        load_start(config.build(), config, tmp_path / "resnet50.pth")
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_state_of_a_run_is_a_weights_file_of_ours(tmp_path: Path, averaged: bool):
+    """It says what it is: model, classes, recipe; averaged weights are those that count."""
+    model = by_name("reppoints_nano").with_classes(("cat", "dog"))
+    detector = model.entry.detector.build()
+    own = detector.state_dict()
+    average = {name: value + 1 for name, value in own.items()}
+    callbacks = {"Ema": {"updates": 3, "weights": average}} if averaged else {}
+    said = {"description": model.describe().metadata()["relook"]}
+    state = {f"step.detector.{name}": value for name, value in own.items()}
+    torch.save({"state_dict": state, "callbacks": callbacks, "relook": said}, tmp_path / "last.ckpt")
+    loaded = open_weights(tmp_path / "last.ckpt")
+    assert loaded.model.classes == ("cat", "dog")
+    assert loaded.note == "it says so"
+    wanted = average if averaged else own
+    assert all(torch.equal(value, wanted[name]) for name, value in loaded.detector.state_dict().items())
 
 
 def test_the_state_of_our_own_training_is_weights_too(tmp_path: Path):

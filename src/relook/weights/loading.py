@@ -162,9 +162,9 @@ def _start_from_parts(detector: Detector[Any], given: Checkpoint, contents: Cont
     taken: dict[str, Tensor] = {}
     words: list[str] = []
     for prefix, part in _PARTS.items():
-        wanted = [name for name in ours if name.startswith(prefix) and not name.endswith(COUNTER)]
-        found = _part(given, contents, {name: ours[name] for name in wanted})
-        if wanted and len(found) == len(wanted):
+        wanted = {name: value for name, value in ours.items() if name.startswith(prefix)}
+        found = _part(given, contents, wanted)
+        if wanted and all(name in found or name.endswith(COUNTER) for name in wanted):
             taken |= found
             words.append(part)
     if not taken:

@@ -61,14 +61,23 @@ def machines(settings: TrainSettings) -> Machines:
             f"machines themselves; docs/how-to/train.md has the commands"
         )
     devices = local or int(count or (gpus if gpu else 1))
-    if devices > 1 and not local and not _can_start_again():
-        raise ValueError(
-            f"devices={settings.devices!r} starts this program once for each of {devices} devices, which "
-            "only a program in a file can be; put it into a script, or train from the command line"
-        )
+    if not local:
+        devices = _as_many_as_can_be(devices, settings)
     if gpu and devices > gpus:
         raise ValueError(f"{devices} GPUs are asked for, but torch finds {gpus}; use --devices {gpus}")
     return Machines("gpu" if gpu else "cpu", devices, nodes or settings.nodes)
+
+
+def _as_many_as_can_be(devices: int, settings: TrainSettings) -> int:
+    """One device alone where this program cannot be started once more, unless more were asked for."""
+    if devices == 1 or _can_start_again():
+        return devices
+    if settings.devices == "auto":
+        return 1
+    raise ValueError(
+        f"devices={settings.devices!r} starts this program once for each of {devices} devices, which only a "
+        "program in a file can be; put it into a script, or train from the command line"
+    )
 
 
 def _can_start_again() -> bool:
