@@ -17,15 +17,15 @@ import _results
 
 import relook
 
-MODEL = "reppoints_v1_r50_fpn_1x"
+MODEL = "reppoints_v1_r50_fpn_1x"  # with normalised pyramid and head
 FROZEN = {"detector.backbone.frozen": "2", "detector.backbone.freeze_statistics": "true"}
 
 
-def measured(data: str, epochs: int, size: int, settings: dict[str, str]) -> dict[str, float]:
+def measured(model: str, data: str, epochs: int, size: int, settings: dict[str, str]) -> dict[str, float]:
     """The metric's numbers after a training."""
     with tempfile.TemporaryDirectory() as folder:
         result = relook.train(
-            model=MODEL,
+            model=model,
             data=data,
             settings=settings,
             backbone_weights="none",
@@ -45,20 +45,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", nargs="?", default="shapes")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--save", action="store_true")
     given = parser.parse_args()
     epochs = given.epochs or (1 if given.data == "shapes" else 12)
     found = {
-        "frozen, as the recipe": measured(given.data, epochs, given.size, FROZEN),
-        "nothing frozen": measured(given.data, epochs, given.size, {}),
+        "frozen, as the recipe": measured(given.model, given.data, epochs, given.size, FROZEN),
+        "nothing frozen": measured(given.model, given.data, epochs, given.size, {}),
     }
     for name, numbers in found.items():
         print(f"{name:<24}" + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     if given.save:
-        facts = {"model": MODEL, "data": Path(given.data).name, "epochs": epochs, "size": given.size}
-        _results.save("from_nothing", {**facts, "found": found})
+        facts = {"data": Path(given.data).name, "epochs": epochs, "size": given.size}
+        _results.save(f"from_nothing {given.model}", {**facts, "found": found})
 
 
 if __name__ == "__main__":

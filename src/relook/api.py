@@ -17,11 +17,14 @@ from relook.views import Views, parse
 from relook.weights.loading import LoadReport, load_published, load_start
 from relook.weights.models import Loaded, Model, by_name, open_weights
 from relook.weights.pretrained import load_backbone
+from relook.weights.published import published
 from relook.zoo import catalog
 from relook.zoo.entry import Entry
 from relook.zoo.limits import check
 
 log = logging.getLogger("relook.api")
+
+PUBLISHED = "published"  # as `start`: the published file of the model
 
 __all__ = [
     "CheckpointError",
@@ -103,7 +106,8 @@ def load(  # noqa: PLR0913 - all by keyword but one
         look = relook.load("reppoints_v1_r50_fpn_1x", weights="published.pth")
 
     Args:
-        model: a weights file that says what it is or whose names and shapes do; or, with `weights`, a name.
+        model: a weights file that says what it is or whose names and shapes do; or a name, with `weights` or
+            of a model whose published file is fetched (once, into torch.hub's folder; see `relook models`).
         weights: a weights file or published checkpoint of that model.
         settings: dotted changes that keep the shapes of the weights: {"detector.score": "0.3"}.
         device: "auto" takes a GPU where there is one.
@@ -115,7 +119,7 @@ def load(  # noqa: PLR0913 - all by keyword but one
         size: how large the network sees images: the length of the shorter side, or of a stretched image.
 
     Raises:
-        CheckpointError: a ValueError; when the file cannot be used.
+        CheckpointError: a ValueError; when the file cannot be used or fetched.
         ValueError: when `views` is no such text.
     """
     loaded = _opened(model, weights, settings, size)
@@ -138,14 +142,13 @@ def _opened(
     if weights is not None:
         return open_weights(weights, str(model), settings, size=size)
     named = str(model) in catalog.ENTRIES or ":" in Path(model).name
-    if named and not Path(model).is_file():  # a file may have any name
-        address = catalog.ENTRIES[str(model)].weights if str(model) in catalog.ENTRIES else ""
-        published = f" (its published file is at {address})" if address else ""
+    if not named or Path(model).is_file():  # a file may have any name
+        return open_weights(model, settings=settings, size=size)
+    if ":" in str(model):
         raise ValueError(
-            f"{model} is a model, not weights, and relook ships none{published}; give a file: "
-            f"relook.load({str(model)!r}, weights='published.pth')"
+            f"{model} is a model, not weights; give a file: relook.load({str(model)!r}, weights=...)"
         )
-    return open_weights(model, settings=settings, size=size)
+    return open_weights(published(str(model)), str(model), settings, size=size)
 
 
 def evaluate(  # noqa: PLR0913 - all by keyword but one
@@ -264,7 +267,8 @@ def train(  # noqa: PLR0913 - all by keyword
         settings: dotted changes: {"recipe.schedule.epochs": "24", "detector.keep": "300"}. The number of
             classes is taken from the data.
         backbone_weights: "auto" takes those of the recipe, "none" random ones; or a file, or timm's name.
-        start: start from these weights of the same model instead, for other classes too.
+        start: start from these weights instead: a file, of other classes or another model too, or
+            "published".
         size: how large the network sees images: the length of the shorter side in tests, or of a stretched
             image; the recipe's other lengths grow or shrink with it.
         allow_empty: train though training or validation has no object.
@@ -370,7 +374,9 @@ def frozen_for_nothing(model: Model, backbone_weights: str, start: Path | str | 
 def begin(detector: Detector[Any], model: Model, backbone_weights: str, start: Path | str | None) -> str:
     """Loads what training starts from; says what it was."""
     if start is not None:
-        return load_start(detector, model.entry.detector, start, model.classes)
+        wants = str(start) == PUBLISHED and not Path(start).exists()
+        file = published(model.name) if wants else start
+        return load_start(detector, model.entry.detector, file, model.classes)
     wanted = model.entry.recipe.backbone_weights if backbone_weights == "auto" else backbone_weights
     if wanted is None or wanted == "none":
         kept = [p for p in detector.parameters() if not p.requires_grad and p.ndim > 1]

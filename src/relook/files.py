@@ -14,7 +14,7 @@ class DiskFull(OSError):  # noqa: N818 (what was met)
     """A file that there was no room for; the message says which one and what is still whole."""
 
 
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _no_room(error: BaseException | None) -> int | None:
     while error is not None:
         said = re.search(r"os error (\d+)", str(error))
         number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
-        if number in _NO_ROOM:
+        if number in NO_ROOM:
             return number
         error = error.__cause__ or error.__context__
     return None

@@ -93,8 +93,8 @@ def _from_timm(config: ResNetConfig) -> Any:
             config.name, features_only=True, out_indices=config.maps, **depths
         )
     except (AssertionError, IndexError, TypeError, AttributeError):
-        body = {}
-    if "layer1" not in body:
+        body = None
+    if not isinstance(body, nn.ModuleDict) or "layer1" not in body:
         raise ValueError(
             f"{config.name!r} with maps {config.maps} is no ResNet with such stages; name one such as "
             "resnet50 or resnext101_32x4d, and stages of 1 to 4"

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, cast, get_args, get_origin, get_type_hin
 import jsonargparse
 import yaml
 
+from relook.cli.elsewhere import named_elsewhere
+
 
 class Wrong(ValueError):  # noqa: N818 (what the asker did)
     """Arguments that cannot be; the message is one sentence."""
@@ -62,6 +64,11 @@ SIZE: Final = (
 MAX_PIXELS: Final = "pixels of the largest picture that is read (default: 178956970); larger ones are skipped"
 
 
+WEIGHTS: Final = (
+    "a weights file of relook, its last.ckpt, or a published checkpoint; without it the published file of "
+    "--model is fetched, where `relook models` says so"
+)
+MODEL: Final = "which model it is, where the file leaves a choice"
 OVERWRITE: Final = "replace what is there in the folder of results, be it written by relook or not"
 
 
@@ -75,6 +82,13 @@ def limit_pixels(most: int | None) -> None:
     if most < 1:
         raise Wrong(f"--max-pixels {most}: write how many pixels a picture may have, such as 400000000")
     os.environ["RELOOK_MAX_PIXELS"] = str(most)
+
+
+def named_weights(weights: str | None, model: str | None) -> str:
+    """The file or the model that was named; one of them must be."""
+    if weights is None and model is None:
+        raise Wrong(f"--weights is needed: {WEIGHTS}")
+    return model or str(weights)
 
 
 def changes(texts: Sequence[str]) -> dict[str, str]:
@@ -302,75 +316,8 @@ def _words(kind: Any) -> str:
     return " or ".join(named[k] if k in named else _words(k) if get_args(k) else str(k) for k in kinds)
 
 
-_ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {  # what other programs call it -> what it is here
-    "conf": ("score",),
-    "conf-thres": ("score",),
-    "score-thr": ("score",),
-    "threshold": ("score",),
-    "imgsz": ("size",),
-    "img-size": ("size",),
-    "image-size": ("size",),
-    "img": ("size",),
-    "source": ("IMAGES",),
-    "input": ("IMAGES", "PATH"),
-    "project": ("out",),
-    "name": ("out",),
-    "output": ("out",),
-    "output-dir": ("out",),
-    "work-dir": ("out",),
-    "batch-size": ("batch",),
-    "max-epochs": ("epochs",),
-    "learning-rate": ("lr",),
-    "lr0": ("lr",),
-    "num-workers": ("workers",),
-    "checkpoint": ("weights", "start"),
-    "ckpt": ("weights", "start"),
-    "weights": ("start",),
-    "pretrained": ("start",),
-    "load-from": ("start",),
-    "cfg-options": ("set",),
-    "gpus": ("devices", "device"),
-    "device": ("devices",),
-    "amp": ("precision",),
-    "half": ("precision",),
-    "patience": ("early-stop",),
-    "exist-ok": ("overwrite",),
-    "task": ("split",),
-    "augment": ("views",),
-    "tta": ("views",),
-    "eval": ("metrics",),
-    "iou": ("set",),
-    "iou-thres": ("set",),
-    "nms": ("set",),
-    "max-det": ("set",),
-    "classes": ("set",),
-}
-_WRITTEN: Final = {  # settings that have no option of their own
-    "iou": " detector.nms=0.5",
-    "iou-thres": " detector.nms=0.5",
-    "nms": " detector.nms=0.5",
-    "max-det": " detector.keep=300",
-    "amp": " bf16",
-    "half": " fp16",
-}
-
-
-def _named_elsewhere(word: str, known: Sequence[str]) -> str:
-    """What an option of another program is called here; empty when nobody knows."""
-    name = word.lstrip("-").replace("_", "-").lower()
-    if name == "classes":
-        return "all classes of the weights are looked for; choose among them in the results"
-    places = {one.lstrip("-").replace("_", "-"): one for one in known}
-    found = next((places[one] for one in _ELSEWHERE.get(name, ()) if one in places), None)
-    if found is None:
-        return ""
-    if found.isupper():
-        return f"give it without an option: {found}"
-    return f"here it is {found}{_WRITTEN.get(name, '')}"
-
-
 def _nearest(word: str, known: Sequence[str]) -> str:
-    elsewhere = _named_elsewhere(word, known)
+    elsewhere = named_elsewhere(word, known)
     if elsewhere:
         return f"there is no option {word}; {elsewhere}"
     near = get_close_matches(word, known, n=1)

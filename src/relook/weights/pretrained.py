@@ -1,6 +1,5 @@
 """ImageNet weights for a detector's backbone: from a local file, or through timm's hub."""
 
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import timm
 from huggingface_hub import constants
 from torch import Tensor, nn
 
+from relook.weights.published import offline
 from relook.weights.reading.checkpoint import read_checkpoint
 from relook.weights.shapes import wiring
 from relook.zoo.catalog import ENTRIES
@@ -96,11 +96,6 @@ def _from_hub(name: str) -> dict[str, Tensor]:
     finally:
         constants.HF_HUB_OFFLINE = before
     return cast("nn.Module", model).state_dict()
-
-
-def offline() -> bool:
-    """Whether nothing may be fetched: RELOOK_OFFLINE=1."""
-    return os.environ.get("RELOOK_OFFLINE", "") not in ("", "0")
 
 
 def _silent(address: str, seconds: float = 5.0) -> str:

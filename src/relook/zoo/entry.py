@@ -85,7 +85,8 @@ class Entry:
     publisher: str = "relook"
     figures: tuple[Figure, ...] = ()
     licence: str = "Apache-2.0"  # of the publisher's code and weights
-    weights: str = ""  # address of the published file, where a program may fetch it
+    weights: str = ""  # address of the published file, where a program may fetch it; its name ends in a hash
+    page: str = ""  # address of the publisher's page, where only a person can fetch it
     note: str = ""  # about the figures, in a sentence
     doubt: str = ""  # what the published file leaves open, and how to find out, in a sentence
     input: tuple[int, int] = (800, 1333)  # height, width of a typical test image, for counting operations

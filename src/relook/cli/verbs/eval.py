@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 from relook.cli.arguments import (
     MAX_PIXELS,
+    MODEL,
     OVERWRITE,
     SIZE,
+    WEIGHTS,
     Verb,
     changes,
     limit_pixels,
+    named_weights,
     option,
     settings_option,
 )
@@ -26,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    weights: str = option("a weights file of relook, or a published checkpoint")
+    weights: str | None = option(WEIGHTS, default=None)
     data: str = option("a folder or file in COCO, VOC, YOLO or Roboflow's layout, or `shapes`")
-    model: str | None = option("which model it is, where the file leaves a choice", default=None)
+    model: str | None = option(MODEL, default=None)
     split: Literal["val", "train", "test"] = option(
         "which part of the data; a single COCO file is taken whole", default="val"
     )
@@ -74,6 +77,7 @@ def run(options: Options) -> int:
     from relook.evaluation import evaluate  # noqa: PLC0415
     from relook.views import parse  # noqa: PLC0415
     from relook.weights.models import open_weights  # noqa: PLC0415
+    from relook.weights.published import published  # noqa: PLC0415
 
     limit_pixels(options.max_pixels)
     if int(os.environ.get("RANK", "0")) == 0:
@@ -81,7 +85,8 @@ def run(options: Options) -> int:
         Folder(Path(options.out), overwrite=options.overwrite).claim(
             "metrics.json", "detections.json", *curves
         )
-    loaded = open_weights(options.weights, options.model, changes(options.set), size=options.size)
+    file = options.weights or published(named_weights(options.weights, options.model))
+    loaded = open_weights(file, options.model, changes(options.set), size=options.size)
     recipe = loaded.model.entry.recipe
     metric = _metric(options, recipe.metric, masks=loaded.detector.has_masks)
     source = read_measured(

@@ -31,11 +31,13 @@ def run(options: Options) -> int:
     if options.json:
         say_json(rows)
         return 0
-    head = ("model", "parameters (M)", "GFLOPs", "at input", "AP val", "AP test-dev", "published by")
+    head = ("model", "parameters (M)", "GFLOPs", "input", "AP val", "AP test-dev", "file", "published by")
     say(table(head, [_cells(row) for row in rows]))
     say()
     say("GFLOPs: a multiply-add counts once, as in papers; interpolation is not counted. AP: COCO, as the")
-    say("publisher reports it; relook ships no weights. The nano models are relook's own, for CPUs.")
+    say("publisher reports it; relook ships no weights. The nano models are relook's own, for CPUs. A file")
+    say("named `fetch` comes by itself (predict --model NAME, train --start published), `page` says that a")
+    say("person has to fetch it; --json has the addresses.")
     return 0
 
 
@@ -49,6 +51,8 @@ def _row(entry: "Entry", cost: "Cost") -> dict[str, Any]:
         "published_ap_test_dev": entry.figure("AP", "coco/test-dev"),
         "publisher": entry.publisher,
         "paper": entry.paper,
+        "weights": entry.weights,
+        "page": entry.page,
         "licence": entry.licence,
     }
 
@@ -64,6 +68,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
             "-" if row[key] is None else f"{row[key]:.1f}"
             for key in ("published_ap", "published_ap_test_dev")
         ),
+        "fetch" if row["weights"] else "page" if row["page"] else "-",
         row["publisher"],
     )
 

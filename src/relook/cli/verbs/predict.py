@@ -1,7 +1,5 @@
 """`relook predict`: pictures in, pictures with boxes and one COCO file out, as a stream."""
 
-import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +7,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from relook.cli.arguments import (
     MAX_PIXELS,
+    MODEL,
     OVERWRITE,
     SIZE,
+    WEIGHTS,
     Verb,
     Wrong,
     changes,
     limit_pixels,
+    named_weights,
     option,
     settings_option,
 )
+from relook.cli.places import base_of, inside, relative, target_of
 from relook.cli.printing import Counter, remark, say
 from relook.escaping import printable_json
 from relook.ownership import Folder
 
 if TYPE_CHECKING:
+    from relook.inputs import Picture
     from relook.results.result import Result, ResultStream
-
-WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,8 @@ class Options:
     images: tuple[str, ...] = option(
         "pictures, folders, or patterns such as 'photos/*.jpg'", many=True, positional=True
     )
-    weights: str = option("a weights file of relook, or a published checkpoint")
-    model: str | None = option("which model it is, where the file leaves a choice", default=None)
+    weights: str | None = option(WEIGHTS, default=None)
+    model: str | None = option(MODEL, default=None)
     out: str = option("folder for the results", default="runs/predict")
     overwrite: bool = option(OVERWRITE, default=False)
     score: float = option("leave out objects with a lower score", default=0.3)
@@ -60,21 +61,22 @@ class Options:
 def run(options: Options) -> int:
     """Finds objects in pictures; 1 when none of them could be read."""
     from relook.api import load  # noqa: PLC0415 (torch, which --help does without)
+    from relook.inputs import pictures  # noqa: PLC0415
     from relook.results.coco_file import CocoFile  # noqa: PLC0415
 
-    base = _base(options.images)
+    sources = [pictures(one) for one in options.images]  # each says at once what is not there
+    base = base_of(options.images)
     out = Path(options.out)
-    if _inside(base, out):
+    if inside(base, out):
         raise Wrong(f"--out {out} holds the pictures themselves; choose another folder for the results")
     _one_size(options)
     limit_pixels(options.max_pixels)
     settings = changes(options.set)
     if options.short is not None:
         settings["recipe.test_size.short"] = str(options.short)
-    weights = {"weights": options.weights} if options.model else {}
     look = load(
-        options.model or options.weights,
-        **weights,
+        named_weights(options.weights, options.model),
+        weights=options.weights if options.model else None,
         settings=settings,
         device=options.device,
         batch=options.batch,
@@ -85,19 +87,19 @@ def run(options: Options) -> int:
     folder = Folder(out, overwrite=options.overwrite)
     folder.claim("detections.json")
     kept_back: list[str] = []  # pictures that would have replaced others
-    stream = look(_paths(options.images, out), looks=options.points or options.looks)
+    stream = look(_paths(sources, out), looks=options.points or options.looks)
     counter, told = Counter("pictures"), False
     with CocoFile(out / "detections.json", look.classes) as file:
         for result in stream:
             kept = result.above(options.score)
-            name = _relative(kept.name, base)
+            name = relative(kept.name, base)
             if options.points and not told and not _has_points(kept):
                 remark("this model looks at boxes, not at points: --looks draws what it saw")
                 told = True
             rows = _rows(kept, options)
             file.add(name, height=kept.height, width=kept.width, found=rows)
             if not options.no_pictures:
-                target = _target(out, name, base)
+                target = target_of(out, name, base)
                 _plot(kept, options, target, folder, kept_back)
             if options.json:
                 _line(
@@ -185,51 +187,11 @@ def _line(value: Any) -> None:
 # -- where things are and go -----------------------------------------------------------------------------
 
 
-def _paths(given: Sequence[str], out: Path) -> Iterator[Path]:
+def _paths(sources: "Sequence[Iterator[Picture]]", out: Path) -> Iterator[Path]:
     """All pictures, without those that relook itself wrote below `out`."""
-    from relook.inputs import pictures  # noqa: PLC0415
-
-    sources = [pictures(one) for one in given]  # each says at once what is not there
     for source in sources:
         paths = (one for one in source if isinstance(one, (str, Path)))  # from text come only paths
-        yield from (path for path in map(Path, paths) if not _inside(path, out))
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return _whole(path).is_relative_to(_whole(folder))
-
-
-def _whole(path: Path) -> Path:
-    return Path(os.path.normpath(path.expanduser().absolute()))
-
-
-def _base(given: Sequence[str]) -> Path:
-    """The folder that all pictures lie in: names of results are relative to it, so that none collide."""
-    return Path(os.path.commonpath([_folder(Path(one)) for one in given]))
-
-
-def _folder(path: Path) -> Path:
-    path = _whole(path)
-    while not path.is_dir() and path != path.parent:
-        path = path.parent
-    return path
-
-
-def _relative(name: str, base: Path) -> str:
-    return _whole(Path(name)).relative_to(base).as_posix()
-
-
-def _target(out: Path, name: str, base: Path) -> Path:
-    """a/x.jpg -> OUT/a/x.jpg; of kinds that cannot be written, a picture as PNG beside that name.
-
-    It never has the name of another picture: x.gif becomes x.gif.png, or x.gif.1.png beside an x.gif.png.
-    """
-    target = out / name
-    if target.suffix.lower() in WRITABLE:
-        return target
-    endings = itertools.chain([".png"], (f".{n}.png" for n in itertools.count(1)))
-    free = next(e for e in endings if not os.path.lexists(base / f"{name}{e}"))
-    return target.with_name(f"{target.name}{free}")
+        yield from (path for path in map(Path, paths) if not inside(path, out))
 
 
 VERB = Verb(

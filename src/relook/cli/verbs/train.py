@@ -28,7 +28,8 @@ class Options(TrainSettings):
         default="auto",
     )
     start: str | None = option(
-        "start from these weights, made for other classes too; of another model what fits is taken",
+        "start from these weights, made for other classes too; of another model what fits is taken; "
+        "`published` fetches the model's own",
         default=None,
     )
     set: tuple[str, ...] = settings_option()

@@ -174,6 +174,7 @@ def _mmdet(name: str, detector: CenterNet2Config) -> Entry:
         layout=MMDET_LAYOUT,
         config="centernet2/centernet2_cascade_res50_fpn_1x_coco",
         publisher=PUBLISHER,
+        page="https://github.com/Jacky-gsq/Centernet2-mmdet",
         figures=AUTHORS_OF_MMDET,
         licence="the publisher's; their code is a fork of mmdetection (Apache-2.0)",
         note=NOTE,
@@ -216,6 +217,7 @@ ENTRIES = (
         layout=DETECTRON2_LAYOUT,
         config="CenterNet2_R50_1x",
         publisher="CenterNet2 authors",
+        page="https://github.com/xingyizhou/CenterNet2",
         figures=(Figure(VAL, "AP", 42.9, "CenterNet2 authors"),),
     ),
     Entry(

@@ -121,6 +121,7 @@ def _retinanet(size: Size, how: How, *figures: float) -> Entry:
         layout=RETINANET_LAYOUT,
         config=config,
         publisher=AUTHORS,
+        page="https://github.com/CASIA-IVA-Lab/DPT",
         figures=_figures(figures, BOXES, AUTHORS),
     )
 
@@ -140,6 +141,7 @@ def _mask_rcnn(size: Size, how: How, *figures: float) -> Entry:
         layout=MASK_RCNN_LAYOUT,
         config=config,
         publisher=AUTHORS,
+        page="https://github.com/CASIA-IVA-Lab/DPT",
         figures=_figures(figures, BOXES_AND_MASKS, AUTHORS),
     )
 

@@ -181,6 +181,7 @@ def authors(
         layout=MMDET_LAYOUT,
         config=f"{config}_coco",
         publisher=publisher,
+        page="https://github.com/Scalsol/RepPointsV2",
         figures=tuple(Figure(data, "AP", value, publisher) for data, value in named if value is not None),
         licence="the publisher's; their code is a fork of mmdetection (Apache-2.0)",
     )
@@ -224,6 +225,7 @@ def _mmdet(
         publisher=publisher,
         figures=() if ap is None else (Figure("coco/val2017", "AP", ap, publisher),),
         weights=f"{MMDET_FILES}/{folder}/{file}.pth" if file else "",
+        page="" if file else "https://github.com/open-mmlab/mmdetection/tree/main/configs/reppoints",
     )
 
 

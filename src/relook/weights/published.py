@@ -1,0 +1,115 @@
+"""Published files at one command: fetched once into the cache that torch.hub uses, and verified."""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+import torch.hub
+
+from relook.archives import CheckpointError
+from relook.files import NO_ROOM, DiskFull, room_for
+from relook.zoo.catalog import find
+from relook.zoo.entry import Entry
+
+log = logging.getLogger("relook.api")
+
+SECONDS: Final = 20.0  # without an answer
+
+
+def offline() -> bool:
+    """Whether nothing may be fetched: RELOOK_OFFLINE=1."""
+    return os.environ.get("RELOOK_OFFLINE", "") not in ("", "0")
+
+
+def published(name: str) -> Path:
+    """The published file of a model of the catalog, fetched if it is not on this machine yet.
+
+    Raises:
+        CheckpointError: when it has none that a program may fetch, or it cannot be fetched, or is not the one
+            that was published.
+        DiskFull: when there is no room for it.
+    """
+    entry = find(name)
+    if not entry.weights:
+        raise CheckpointError(_by_hand(entry))
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / urlsplit(entry.weights).path.rpartition("/")[2]
+    wanted = file.stem.rpartition("-")[2]  # of its SHA-256, the first eight digits
+    if file.is_file():
+        if _digest(file).startswith(wanted):
+            return file
+        log.warning("%s is not whole and is fetched again", file)
+    with room_for(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch(entry, file, wanted)
+    return file
+
+
+def _by_hand(entry: Entry) -> str:
+    if not entry.page:
+        return f"nobody has published weights of {entry.name}; train it, and give the file as --weights FILE"
+    return (
+        f"{entry.name} is a model, not weights, and its file is behind a page that a program cannot fetch; "
+        f"download it by hand from {entry.page}, then: relook predict photo.jpg --model {entry.name} "
+        "--weights FILE"
+    )
+
+
+def _fetch(entry: Entry, file: Path, wanted: str) -> None:
+    why = "RELOOK_OFFLINE is set"
+    if not offline():
+        log.info("fetching %s into %s", entry.weights, file.parent)
+        try:
+            with _impatient():
+                torch.hub.download_url_to_file(entry.weights, str(file), wanted)
+        except DiskFull:
+            raise
+        except RuntimeError as error:  # of torch, of a wrong hash
+            got = re.search(r'got "(\w+)"', str(error))
+            raise CheckpointError(
+                f"what {entry.weights} gave is cut short or not the published file: its SHA-256 begins with "
+                f"{got[1][:8] if got else 'other digits'}, not {wanted}; try again, or {_put(entry, file)}"
+            ) from None
+        except OSError as error:
+            if error.errno in _OF_THE_DISK:
+                raise
+            code = isinstance(error, HTTPError)
+            why = str(error if code else getattr(error, "reason", error)) or type(error).__name__
+        else:
+            return
+    raise CheckpointError(
+        f"the published file of {entry.name} is not on this machine and could not be fetched ({why}); "
+        f"{_put(entry, file)}"
+    )
+
+
+_OF_THE_DISK: Final = NO_ROOM | {errno.EACCES, errno.EROFS}
+
+
+def _put(entry: Entry, file: Path) -> str:
+    return f"download {entry.weights} where there is a network and put it into {file.parent}"
+
+
+@contextmanager
+def _impatient() -> Generator[None]:
+    """Gives up on an address that does not answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
