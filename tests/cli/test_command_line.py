@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from PIL import Image
 
 import relook as relook_package
 from relook.cli import VERBS, main, running
@@ -333,7 +334,8 @@ def test_a_terminal_of_ascii_shows_everything():
 def test_a_wrong_device_is_one_sentence(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Of predict and eval."""
     file = untrained(tmp_path / "x.safetensors", "reppoints_nano", keep=5)
-    given = (["predict", str(tmp_path)], ["eval", "--data", "shapes"])
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    given = (["predict", str(tmp_path / "a.png")], ["eval", "--data", "shapes"])
     for verb in given:
         out = ["--out", str(tmp_path / "out")]
         assert main([*verb, "--weights", str(file), "--device", device, *out]) == 2

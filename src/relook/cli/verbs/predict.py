@@ -64,6 +64,7 @@ def run(options: Options) -> int:
     from relook.inputs import pictures  # noqa: PLC0415
     from relook.results.coco_file import CocoFile  # noqa: PLC0415
 
+    named = named_weights(options.weights, options.model)
     sources = [pictures(one) for one in options.images]  # each says at once what is not there
     base = base_of(options.images)
     out = Path(options.out)
@@ -75,7 +76,7 @@ def run(options: Options) -> int:
     if options.short is not None:
         settings["recipe.test_size.short"] = str(options.short)
     look = load(
-        named_weights(options.weights, options.model),
+        named,
         weights=options.weights if options.model else None,
         settings=settings,
         device=options.device,
