@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from relook.archives import CheckpointError
+from relook.evaluation import evaluate
 from relook.train_settings import TrainSettings
 from relook.training.fit import TrainResult, fit
 from same_run import assert_same_run, state
@@ -157,3 +159,91 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="would have to run code"):
         run(tmp_path, resume=tmp_path)
     assert not (tmp_path / "executed").exists()
+
+
+# -- faults that would change nothing one could see --------------------------------------------------------
+
+
+def test_the_best_validation_is_kept_not_the_last_or_the_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order in which they come; its weights are those of that epoch."""
+    values = iter([0.2, 0.5, 0.1, 0.4])
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def evaluated(detector: TinyDetector, *given: Any, **more: Any) -> Any:
+        kept.append({name: value.clone() for name, value in detector.state_dict().items()})
+        done = evaluate(detector, *given, **more)
+        return replace(done, report=replace(done.report, numbers={**done.report.numbers, "AP": next(values)}))
+
+    monkeypatch.setattr("relook.training.fit.evaluate", evaluated)
+    result = run(tmp_path, ema=None)
+    assert (result.best_ap, result.best_epoch) == (0.5, 2)
+    with safe_open(tmp_path / "best.safetensors", "pt") as file:
+        assert (file.metadata()["epoch"], file.metadata()["AP"]) == ("2", "0.5")
+        for name in file.keys():  # noqa: SIM118
+            assert torch.equal(file.get_tensor(name), kept[1][name])
+    assert state(tmp_path)["callbacks"]["ValidateAndSave"]["epochs_without_gain"] == 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_no_state_is_saved_between_accumulated_gradients(tmp_path: Path, batch: int) -> None:
+# -- faults that would change nothing one could see ------------------------------------------------------
+    settings = {"batch": 2, "accumulate": 3, "save_every": 1, "epochs": 2}
+    run(tmp_path / "whole", **settings)
+    batches = iter(range(1, 100))
+
+    class Interrupting(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(batches) == 3 + batch:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(outputs, targets)
+
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "two", Interrupting(), **settings)
+    assert state(tmp_path / "two")["global_step"] == 2
+    run(tmp_path / "two", tiny(seed=5), resume=tmp_path / "two", **settings)
+    assert_same_run(tmp_path / "whole", tmp_path / "two")
+
+
+def test_a_crash_between_accumulated_gradients_falls_back_to_a_whole_step(tmp_path: Path) -> None:
+    """Of three batches to a step, the fifth crashes: the last state is of the first step."""
+    batches = iter(range(1, 100))
+
+    class Crashing(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            if next(batches) == 5:
+                raise MemoryError
+            return super().loss(outputs, targets)
+
+    settings = {"batch": 2, "accumulate": 3, "save_every": 1, "epochs": 2}
+    run(tmp_path / "whole", **settings)
+    torch.manual_seed(0)
+    with pytest.raises(MemoryError):
+        run(tmp_path / "two", Crashing(), **settings)
+    assert state(tmp_path / "two")["global_step"] == 1
+    run(tmp_path / "two", tiny(seed=5), resume=tmp_path / "two", **settings)
+    assert_same_run(tmp_path / "whole", tmp_path / "two")
+
+
+def test_what_a_step_draws_depends_on_the_step_and_on_nothing_before_it(tmp_path: Path) -> None:
+    """Each step draws its own numbers, and a resumed run those of the whole one; another seed draws others."""
+    drawn: list[float] = []
+
+    class Drawing(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            drawn.append(float(torch.rand(())))
+            return super().loss(outputs, targets)
+
+    run(tmp_path / "whole", Drawing(), epochs=2)
+    whole = drawn.copy()
+    assert len(set(whole)) == 6
+    drawn.clear()
+    run(tmp_path / "two", Drawing(), epochs=2, stop_after=1)
+    torch.rand(7)
+    run(tmp_path / "two", Drawing(), epochs=2, resume=tmp_path / "two")
+    assert drawn == whole
+    drawn.clear()
+    run(tmp_path / "other", Drawing(), epochs=2, seed=1)
+    assert not set(drawn) & set(whole)

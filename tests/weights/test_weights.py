@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import sys
 import types
 import zipfile
@@ -24,6 +25,7 @@ from relook.archives import CheckpointError
 from relook.backbones.resnet import ResNetConfig
 from relook.detectors.reppoints import RepPointsConfig
 from relook.weights import shapes as table
+from relook.weights.compare import Difference
 from relook.weights.identify import identify
 from relook.weights.loading import load_published
 from relook.weights.reading.checkpoint import (
@@ -490,3 +492,16 @@ def test_settings_called_training_only_do_not_change_predictions():
     assert a.count.item() > 0
     assert torch.equal(a.boxes, b.boxes)
     assert torch.equal(a.scores, b.scores)
+
+
+def test_nothing_is_loaded_by_halves_even_if_the_comparison_is_wrong(monkeypatch: pytest.MonkeyPatch):
+    """Loading is strict in itself: a tensor that lacks is an error whoever overlooked it."""
+    detector = find("reppoints_nano").detector.build()
+    state = dict(detector.state_dict())
+    lacking = next(name for name in state if not name.endswith("num_batches_tracked"))
+    del state[lacking]
+    monkeypatch.setattr(
+        "relook.weights.loading.difference", lambda _theirs, _ours, layout: Difference(layout=layout.name)
+    )
+    with pytest.raises(RuntimeError, match=rf"Missing key.*{re.escape(lacking)}"):
+        load_published(detector, state)

@@ -65,7 +65,7 @@ def load_published(
         if named[key] in ours
     }
     own = detector.state_dict()
-    counters = {name: own[name] for name in ours if name not in state}
+    counters = {name: own[name] for name in ours if name not in state and name.endswith(COUNTER)}
     detector.load_state_dict({**state, **counters}, strict=True)
     return LoadReport(
         tensors=len(state),
