@@ -228,7 +228,7 @@ def test_a_crash_between_accumulated_gradients_falls_back_to_a_whole_step(tmp_pa
 
 
 def test_what_a_step_draws_depends_on_the_step_and_on_nothing_before_it(tmp_path: Path) -> None:
-    """Each step draws its own numbers, and a resumed run those of the whole one; another seed draws others."""
+    """Each step its own numbers; a resumed run those of the whole one, and another seed others."""
     drawn: list[float] = []
 
     class Drawing(TinyDetector):
