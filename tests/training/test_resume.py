@@ -188,7 +188,7 @@ def test_the_best_validation_is_kept_not_the_last_or_the_worst(
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_no_state_is_saved_between_accumulated_gradients(tmp_path: Path, batch: int) -> None:
-# -- faults that would change nothing one could see ------------------------------------------------------
+    # -- faults that would change nothing one could see ------------------------------------------------------
     settings = {"batch": 2, "accumulate": 3, "save_every": 1, "epochs": 2}
     run(tmp_path / "whole", **settings)
     batches = iter(range(1, 100))

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, damaged, started twice, or resumed with something else."""
 
+import contextlib
 import os
 import random
 import resource
@@ -129,6 +130,32 @@ def _until(true: Any, seconds: float = 60) -> None:
 # -- stopped ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_runs_stopped_at_random_instants_end_as_if_they_had_not_been(
+    sittings: Sittings, tmp_path: Path
+) -> None:
+    """By any signal, before the first step too, with readers or without; resumed until they end."""
+    dice = random.Random(7)
+    whole = tmp_path / "whole"
+    began = time.monotonic()
+    sittings.start(whole, workers=2)
+    assert sittings.wait() == 0
+    length = time.monotonic() - began
+    for n in range(30):
+        folder, status = tmp_path / f"run-{n}", None
+        number, workers = dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]), dice.choice([0, 2])
+        while status != 0:
+            more = {"resume": folder} if (folder / "last.ckpt").exists() else {}
+            process = sittings.start(folder, workers=workers, **more)
+            time.sleep(dice.uniform(0, length))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+            status = sittings.wait()
+            early = (-number, 1)  # before anybody listened
+            assert status in (0, 130, 128 + number, *early), folder.with_suffix(".txt").read_text()
+        assert_same_run(whole, folder)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_to_all_processes_of_a_run_saves(sittings: Sittings, tmp_path: Path, name: str) -> None:
     """As a terminal, `timeout` or SLURM sends it: those that read images go on, and one sentence is said."""
@@ -201,17 +228,18 @@ def _rows(folder: Path) -> list[str]:
 # -- damaged, foreign ------------------------------------------------------------------------------------
 
 
-def test_a_damaged_state_is_refused_or_harmless(done: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flips", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_damaged_state_is_refused_or_harmless(done: Path, tmp_path: Path, flips: int) -> None:
     """Each single bit flipped in a record is noticed; a flip in between changes nothing that is read."""
     dice = random.Random(0)
     whole = (done / "last.ckpt").read_bytes()
     good = state(done)
     noticed = 0
-    for n in range(60):
+    file = tmp_path / "last.ckpt"
+    for _ in range(flips):
         place, bit = dice.randrange(len(whole)), dice.randrange(8)
         damaged = bytearray(whole)
         damaged[place] ^= 1 << bit
-        file = tmp_path / f"{n}.ckpt"
         file.write_bytes(damaged)
         try:
             read_state(file)
@@ -221,7 +249,7 @@ def test_a_damaged_state_is_refused_or_harmless(done: Path, tmp_path: Path) -> N
         torch.testing.assert_close(
             torch.load(file, weights_only=True)["state_dict"], good["state_dict"], rtol=0, atol=0
         )
-    assert noticed > 30
+    assert noticed > flips / 2
 
 
 @pytest.mark.parametrize(
