@@ -58,8 +58,8 @@ def main() -> None:
     for name, numbers in found.items():
         print(f"{name:<24}" + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     if given.save:
-        facts = {"data": Path(given.data).name, "epochs": epochs, "size": given.size}
-        _results.save(f"from_nothing {given.model}", {**facts, "found": found})
+        what = f"{Path(given.data).name} at {given.size} pixels, {epochs} epochs"
+        print("saved in", _results.save(f"from_nothing {given.model}, {what}", found))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_a_saved_model_is_ready_for_images(tmp_path: Path):
     )
     assert len(again) == 3
     assert torch.equal(again.boxes, found.boxes[:3])
-    with pytest.raises(ValueError, match="relook ships none"):
+    with pytest.raises(ValueError, match="nobody has published weights"):
         relook.load("reppoints_nano")
     with pytest.raises(relook.CheckpointError, match="there is no file"):
         relook.load(tmp_path / "absent.safetensors")

@@ -85,7 +85,8 @@ def create_model(name: str, *, num_classes: int | None = None, **settings: Any) 
     if deeper:
         settings["backbone"] = replace(settings.get("backbone", config.backbone), **deeper)
     changed = replace(config, **settings)
-    check(changed, name)
+    if ":" not in name:
+        check(changed, name)
     return changed.build()
 
 
@@ -141,7 +142,7 @@ def _opened(
     """A model with its weights, from a file alone or from a name and a file."""
     if weights is not None:
         return open_weights(weights, str(model), settings, size=size)
-    named = str(model) in catalog.ENTRIES or ":" in Path(model).name
+    named = str(model) in catalog.ENTRIES or (":" in Path(model).name and not Path(model).suffix)
     if not named or Path(model).is_file():  # a file may have any name
         return open_weights(model, settings=settings, size=size)
     if ":" in str(model):
@@ -338,18 +339,24 @@ def run_training(
             "leave the setting out"
         )
     model = model.with_classes(source.classes)
-    free = frozen_for_nothing(model, backbone_weights, start)
-    if settings.resume is not None:  # as it began: what it began from need not be said again
-        free = settings_of(settings.resume, (f"detector.backbone.{name}" for name in _FREE)) or free
-    if free:
-        model = model.change({name: value for name, value in free.items() if name not in model.settings})
-        words = ", ".join(f"{name}={value}" for name, value in free.items())
-        log.info("nothing was learnt before, so nothing is frozen: %s; --set says otherwise", words)
+    said: list[str] = []
+    if settings.resume is None:
+        free = frozen_for_nothing(model, backbone_weights, start)
+        if free:
+            model = model.change(free)
+            words = ", ".join(f"{name}={value}" for name, value in free.items())
+            said.append(
+                f"nothing was learnt before, so all of the backbone learns: {words} (--set says otherwise)"
+            )
+    else:  # as it began: what it began from need not be said again
+        kept = settings_of(settings.resume, (f"detector.backbone.{name}" for name in _FREE))
+        model = model.change({name: value for name, value in kept.items() if name not in model.settings})
     torch.manual_seed(settings.seed)
     detector = model.entry.detector.build()
     if settings.resume is None:
-        log.info("starting from %s", begin(detector, model, backbone_weights, start))
-    result = fit(detector, model.entry.recipe, source, val, settings, model.describe().metadata())
+        said.insert(0, f"starting from {begin(detector, model, backbone_weights, start)}")
+    describe = model.describe().metadata()
+    result = fit(detector, model.entry.recipe, source, val, settings, describe, said)
     if started_by_lightning():  # what follows in a script is the business of its first process alone
         raise SystemExit(0)
     return result

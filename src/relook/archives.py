@@ -4,12 +4,13 @@ torch's files are zip archives. Each record in them carries a checksum that torc
 a size that may be anything when somebody else wrote it.
 """
 
+import json
 import pickletools
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
@@ -24,7 +25,7 @@ class CheckpointError(ValueError):
 
 
 LARGEST: Final = 1 << 40  # bytes of a file
-MOST_OPERATIONS: Final = 2_000_000  # of the pickle that says how tensors are made: a network needs thousands
+MOST_OPERATIONS: Final = 1_000_000  # of the pickle that says how tensors are made: a network needs thousands
 CHECKSUM: Final = "crc32"  # key in the metadata of relook's safetensors files
 _CHUNK: Final = 1 << 22
 
@@ -86,7 +87,13 @@ def check_torch_file(path: Path) -> None:
     Raises:
         CheckpointError: with the record that is wrong.
     """
-    if path.open("rb").read(2) != b"PK":
+    found = path.stat()
+    _check_torch_file(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)  # several readers may ask for one file in a row
+def _check_torch_file(path: Path, _version: tuple[int, ...]) -> None:
+    if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             for _ in range(4):  # a magic number, the protocol, the machine, and then the content itself
                 _count(path, file)
@@ -94,6 +101,7 @@ def check_torch_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+            _refuse_program(path, records)
             _refuse_growing(path, records)
             for record in records:
                 if not record.is_dir():
@@ -111,7 +119,19 @@ def check_torch_file(path: Path) -> None:
     ) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(broken(path)) from None
+        without = (
+            "; or torch was told to write no checksums (torch.serialization.set_crc32_options): save it again"
+            if "CRC" in str(error)
+            else ""
+        )
+        raise CheckpointError(f"{broken(path)}{without}") from None
+
+
+def _refuse_program(path: Path, records: list[zipfile.ZipInfo]) -> None:
+    if any(record.filename.endswith("/constants.pkl") for record in records):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a checkpoint; give the checkpoint it was made from"
+        )
 
 
 def _refuse_growing(path: Path, records: list[zipfile.ZipInfo]) -> None:
@@ -133,24 +153,78 @@ def _compare(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
 
 
 def _count(path: Path, pickled: IO[bytes]) -> None:
-    """Refuses a pickle of more operations than weights have."""
+    """Refuses a pickle of more operations than weights have, or of tuples that are huge unfolded."""
     try:
-        more = next(islice(pickletools.genops(pickled), MOST_OPERATIONS, None), None)
-    except (ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError):
+        most = max((max(number, size) for number, size in enumerate(_bounded(pickled))), default=0)
+    except (ValueError, LookupError, OverflowError, MemoryError):
         raise CheckpointError(broken(path)) from None
-    if more is not None:
+    if most > MOST_OPERATIONS:
         raise CheckpointError(
             f"{path} needs more than {MOST_OPERATIONS:,} operations to be read, and weights need thousands; "
             "save the state dict only"
         )
 
 
-def checksum(state: Mapping[str, Tensor]) -> str:
-    """CRC-32 of all numbers, by the names of their tensors: in the metadata of relook's safetensors files."""
-    total = 0
+def _bounded(pickled: IO[bytes]) -> Iterator[int]:
+    """`_sizes`, up to the first that is too large."""
+    for number, size in enumerate(_sizes(pickled)):
+        yield size
+        if max(number, size) > MOST_OPERATIONS:
+            return
+
+
+def _sizes(pickled: IO[bytes]) -> Iterator[int]:
+    """Operation by operation, how many things the value on top of the stack holds if it is a tuple.
+
+    Tuples can be put into each other again and again, so that few operations make one whose hash takes for
+    ever. Nothing is built here: the stack holds sizes, and marks as zeros.
+    """
+    stack: list[int] = []
+    kept: dict[object, int] = {}
+    for operation, argument, _ in pickletools.genops(pickled):
+        name = operation.name
+        if name in _READ:
+            stack.append(kept[argument])
+        elif name in _KEPT:
+            kept[len(kept) if name == "MEMOIZE" else argument] = stack[-1]
+        else:
+            to_mark, below, above = _EFFECT[name]
+            taken: list[int] = []
+            if to_mark:
+                mark = len(stack) - 1 - stack[::-1].index(0)
+                taken = stack[mark + 1 :]
+                del stack[mark:]
+            if below:
+                taken += stack[-below:]
+                del stack[-below:]
+            stack += (1 + sum(taken),) if name in _TUPLES else above
+        yield stack[-1] if stack else 0
+
+
+_READ: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_KEPT: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_TUPLES: Final = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
+
+
+def _effect(operation: pickletools.OpcodeInfo) -> tuple[bool, int, tuple[int, ...]]:
+    """What an operation takes from the stack (all to a mark? how many below?) and what it puts there."""
+    before = list(operation.stack_before)
+    to_mark = pickletools.markobject in before
+    below = before.index(pickletools.markobject) if to_mark else len(before)
+    return to_mark, below, tuple(int(one is not pickletools.markobject) for one in operation.stack_after)
+
+
+_EFFECT: Final = {operation.name: _effect(operation) for operation in pickletools.opcodes}
+
+
+def checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """CRC-32 of all that a safetensors file of relook says: metadata, names, shapes and numbers."""
+    said = {name: text for name, text in metadata.items() if name != CHECKSUM}
+    total = zlib.crc32(json.dumps(said, sort_keys=True).encode())
     for name in sorted(state):
-        numbers = state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        total = zlib.crc32(numbers.numpy().tobytes(), total)
+        value = state[name].detach().cpu().contiguous()
+        total = zlib.crc32(f"{name} {value.dtype} {list(value.shape)}".encode(), total)
+        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().tobytes(), total)
     return f"{total:08x}"
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Final
 
+from relook.files import room_for
+
 MARK: Final = ".relook"
 """A file in each folder of results. It names what relook wrote; `*` where the folder held nothing before."""
 
@@ -49,14 +51,15 @@ class Folder:
         if _ALL in self._written or name in self._written:
             return
         self._written.add(name)
-        with self._mark.open("a", encoding="utf-8", errors="backslashreplace") as mark:
+        with room_for(self._mark), self._mark.open("a", encoding="utf-8", errors="backslashreplace") as mark:
             mark.write(f"{name}\n")
 
     def _begin(self) -> None:
         """Makes the folder, and marks it where it held nothing."""
         self.path.mkdir(parents=True, exist_ok=True)
         if _ALL in self._written and not self._mark.exists():
-            self._mark.write_text(f"{_ALL}\n", encoding="utf-8")
+            with room_for(self._mark):
+                self._mark.write_text(f"{_ALL}\n", encoding="utf-8")
 
     def _read(self) -> set[str]:
         try:

@@ -44,7 +44,6 @@ _ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {  # what other programs call it
     "iou-thres": ("set",),
     "nms": ("set",),
     "max-det": ("set",),
-    "classes": ("set",),
 }
 _WRITTEN: Final = {  # settings that have no option of their own
     "iou": " detector.nms=0.5",
@@ -59,7 +58,7 @@ _WRITTEN: Final = {  # settings that have no option of their own
 def named_elsewhere(word: str, known: Sequence[str]) -> str:
     """What an option of another program is called here; empty when nobody knows."""
     name = word.lstrip("-").replace("_", "-").lower()
-    if name == "classes":
+    if name == "classes" and "--score" in known:
         return "all classes of the weights are looked for; choose among them in the results"
     places = {one.lstrip("-").replace("_", "-"): one for one in known}
     found = next((places[one] for one in _ELSEWHERE.get(name, ()) if one in places), None)

@@ -31,10 +31,17 @@ def run(verb: str, given: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Wrong as error:
-        print(f"relook {verb}: {error}", file=sys.stderr)
+        print(printable_lines(f"relook {verb}: {error}"), file=sys.stderr)
         return WRONG
     except Exception as error:  # noqa: BLE001 (this is the place that answers for all of them)
         return _explain(verb, error)
+
+
+class _Escaped(logging.Formatter):
+    """Lines in which names of files and classes can do nothing to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 def _somewhere() -> bool:
@@ -47,7 +54,7 @@ def _somewhere() -> bool:
 def _speak(module: ModuleType, options: object) -> int:
     """Runs the verb; what relook's rooms have to say meanwhile goes to stderr."""
     screen = logging.StreamHandler(sys.stderr)
-    screen.setFormatter(logging.Formatter("relook: %(message)s"))
+    screen.setFormatter(_Escaped("relook: %(message)s"))
     ours = logging.getLogger("relook")
     screen.addFilter(lambda _: ours.handlers == [screen])  # training has a voice of its own while it runs
     logging.getLogger("relook.api").setLevel(logging.INFO)

@@ -55,13 +55,15 @@ class CocoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        with self._open:
             self._listed.seek(0)
             self._main.write('\n],\n"images": [')
             shutil.copyfileobj(self._listed, self._main)
             self._main.write("\n]}\n")
             self._main.flush()
-        self._open.__exit__(kind, error, trace)
 
 
 def _text(value: object) -> str:

@@ -106,6 +106,8 @@ class ValidateAndSave(Checkpoint):
         self.pending_validation: tuple[int, int] | None = (
             None  # (epoch, step) of a validation that is still to be done
         )
+        self.weights_of: tuple[int, int] | None = None  # (epoch, step) that last.safetensors is of
+        self.resumed_step = 0  # of the state that this sitting goes on from
 
     def detector(self) -> Detector[Any]:
         """Who is validated and saved."""
@@ -115,6 +117,9 @@ class ValidateAndSave(Checkpoint):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.weights_of is not None and self.weights_of[1] == self.resumed_step:
+            # the last sitting may have been killed between the state and the weights
+            self._save(trainer, "last.safetensors", {"epoch": str(self.weights_of[0])})
         if self.pending_validation is not None and self.validate is not None:
             self._validate_now(trainer, self.validate, *self.pending_validation)
 
@@ -153,8 +158,9 @@ class ValidateAndSave(Checkpoint):
         epoch, step = trainer.current_epoch + 1, trainer.global_step
         due = epoch == self.module.epochs or epoch % self.settings.validate_every == 0
         self.pending_validation = (epoch, step) if due and self.validate is not None else None
+        self.weights_of = (epoch, step)
+        trainer.save_checkpoint(self.folder / "last.ckpt")  # first: without it nobody can go on
         self._save(trainer, "last.safetensors", {"epoch": str(epoch)})
-        trainer.save_checkpoint(self.folder / "last.ckpt")
         if self.module.monitor.stop:
             raise Stopped(f"stopped after step {step}, at the end of epoch {epoch}")
         if self.pending_validation is not None and self.validate is not None:
@@ -190,7 +196,7 @@ class ValidateAndSave(Checkpoint):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        names = ("best_ap", "best_epoch", "epochs_without_gain", "pending_validation")
+        names = ("best_ap", "best_epoch", "epochs_without_gain", "pending_validation", "weights_of")
         return {name: getattr(self, name) for name in names}
 
     @override

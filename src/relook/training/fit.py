@@ -19,7 +19,7 @@ import json
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,7 @@ def fit(
     val: Source | None,
     settings: TrainSettings,
     describe: Mapping[str, str],
+    said: Sequence[str] = (),
 ) -> TrainResult:
     """Trains `detector` in place, by `recipe`, and writes everything into `settings.folder()`.
 
@@ -88,6 +89,7 @@ def fit(
         val: what is validated on at the end of epochs; None trains without.
         settings: how it is carried out.
         describe: metadata of the weights files (who they are), as `relook.weights` writes it.
+        said: lines to begin the log with, such as what `detector` starts from.
 
     Raises:
         FileExistsError: when the folder holds another run.
@@ -113,11 +115,14 @@ def fit(
             refuse_taken(folder, goes_on.folder, overwrite=settings.overwrite)
         ema = Ema(detector, settings.ema) if settings.ema is not None else None
         saver = ValidateAndSave(module, None if val is None else _validation(module, val), ema, describe)
+        saver.resumed_step = goes_on.step
         reporter = Reporter(module, Console(stderr=True))
         callbacks = [reporter if is_first() else None, ema, saver]
         trainer = _trainer(module, [one for one in callbacks if one is not None])
         if is_first():
             reporter.metrics = saver.metrics = _opened(stack, module, reporter.console, goes_on)
+            for line in said:
+                log.info("%s", line)
             reporter.begins = partial(write_settings, folder, _document(module, describe))
         else:
             nobody = logging.NullHandler()  # what all processes know, the first one says

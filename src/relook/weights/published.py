@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 from urllib.error import HTTPError
@@ -73,14 +74,16 @@ def _fetch(entry: Entry, file: Path, wanted: str) -> None:
                 torch.hub.download_url_to_file(entry.weights, str(file), wanted)
         except DiskFull:
             raise
-        except RuntimeError as error:  # of torch, of a wrong hash
-            got = re.search(r'got "(\w+)"', str(error))
+        except RuntimeError as error:
+            got = re.search(r'invalid hash value .*got "(\w+)"', str(error))
+            if got is None:
+                raise
             raise CheckpointError(
                 f"what {entry.weights} gave is cut short or not the published file: its SHA-256 begins with "
-                f"{got[1][:8] if got else 'other digits'}, not {wanted}; try again, or {_put(entry, file)}"
+                f"{got[1][:8]}, not {wanted}; try again, or {_put(entry, file)}"
             ) from None
-        except OSError as error:
-            if error.errno in _OF_THE_DISK:
+        except (OSError, HTTPException, ValueError) as error:  # the latter two of answers that are none
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
             code = isinstance(error, HTTPError)
             why = str(error if code else getattr(error, "reason", error)) or type(error).__name__

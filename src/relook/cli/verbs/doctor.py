@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from relook.cli.arguments import MAX_PIXELS, Verb, Wrong, limit_pixels, option
 from relook.cli.data_views import draw, input_of, size_lines, sizes_of
 from relook.cli.printing import Counter, say, say_json
+from relook.escaping import printable
 
 if TYPE_CHECKING:
     from relook.weights.identify import Identity
@@ -108,7 +109,9 @@ def _lines(checkpoint: "Checkpoint", identity: "Identity", backbones: Sequence[s
         said = checkpoint.description
         lines.append(f"  says of itself: {said.model}, written by relook {said.relook_version}")
     if checkpoint.classes:
-        shown = ", ".join(checkpoint.classes[:8]) + (", ..." if len(checkpoint.classes) > 8 else "")
+        shown = ", ".join(printable(name, 200) for name in checkpoint.classes[:8]) + (
+            ", ..." if len(checkpoint.classes) > 8 else ""
+        )
         lines.append(f"  names {len(checkpoint.classes)} classes: {shown}")
     if backbones:
         return [

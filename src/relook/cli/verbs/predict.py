@@ -75,6 +75,8 @@ def run(options: Options) -> int:
     settings = changes(options.set)
     if options.short is not None:
         settings["recipe.test_size.short"] = str(options.short)
+    folder = Folder(out, overwrite=options.overwrite)
+    folder.claim("detections.json")
     look = load(
         named,
         weights=options.weights if options.model else None,
@@ -85,8 +87,6 @@ def run(options: Options) -> int:
         views=options.views,
         size=options.size,
     )
-    folder = Folder(out, overwrite=options.overwrite)
-    folder.claim("detections.json")
     kept_back: list[str] = []  # pictures that would have replaced others
     stream = look(_paths(sources, out), looks=options.points or options.looks)
     counter, told = Counter("pictures"), False

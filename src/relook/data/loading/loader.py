@@ -1,6 +1,7 @@
 """The loaders of training and of tests, and which images training takes."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -112,7 +113,9 @@ def _unheard() -> Generator[None]:
 def _hear_parent(_number: int) -> None:
     """In a process that reads images: ends it when its parent says so."""
     if hasattr(signal, "sigwaitinfo"):
-        threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process()  # not getppid: a server may have forked this process
+        number = os.getppid() if parent is None or parent.pid is None else parent.pid
+        threading.Thread(target=_wait_for_parent, args=(number,), daemon=True).start()
 
 
 def _wait_for_parent(parent: int) -> None:

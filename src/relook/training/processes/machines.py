@@ -47,7 +47,8 @@ def machines(settings: TrainSettings) -> Machines:
     gpus = torch.cuda.device_count()
     if kind not in {"auto", "cpu", "gpu"} or (count and not (count.isdigit() and int(count))):
         raise ValueError(
-            f"devices={settings.devices!r} is not known; say auto, cpu, gpu, a number, cpu:2 or gpu:2"
+            f"devices={settings.devices!r} is not known; say auto, cpu, gpu (for cuda too), a number, cpu:2 "
+            "or gpu:2"
         )
     if kind == "gpu" and not gpus:
         raise ValueError(f"devices={settings.devices!r}, but torch finds no GPU here; use --devices cpu")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -55,24 +56,48 @@ def read_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path} is {found}, not the last.ckpt of a run")
     check_torch_file(path)
     try:
+        mapped = mapped and zipfile.is_zipfile(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is refused: to read it, Python would have to run code that is in it; nothing of it was "
             f"run. relook's own last.ckpt has none ({str(error).splitlines()[0]:.100})"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError):
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError):
         raise CheckpointError(broken(path)) from None
-    lacking = [name for name in _NEEDED if not isinstance(state, dict) or name not in state]
-    if lacking:
+    wrong = _wrong(state)
+    if wrong:
         raise CheckpointError(
-            f"{path} is no state of a run of relook ({lacking[0]!r} is not in it); to begin a new run with "
-            f"the weights in it, say --start {path}"
+            f"{path} is no state of a run of relook ({wrong}); to begin a new run with its weights, say "
+            f"--start {path}"
         )
-    return {**state, "callbacks": renamed_state(cast("dict[str, Any]", state)["callbacks"])}
+    whole = cast("dict[str, Any]", state)
+    return {**whole, "callbacks": renamed_state(whole["callbacks"])}
 
 
-_NEEDED = ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+_NEEDED: dict[str, type[Any]] = {
+    "global_step": int,
+    "epoch": int,
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+}
+
+
+def _wrong(state: object) -> str:
+    """What is not as this program writes it, in words; empty when all is."""
+    if not isinstance(state, dict):
+        return f"it holds a {type(state).__name__}"
+    held = cast("dict[str, Any]", state)
+    for name, wanted in _NEEDED.items():
+        if not isinstance(held.get(name), wanted):
+            return f"{name!r} in it is no {wanted.__name__}" if name in held else f"{name!r} is not in it"
+    if not held["optimizer_states"] or not held["loops"].get("fit_loop"):
+        return "the state of its optimizer or of its loop is empty"
+    odd = [name for name, value in held["state_dict"].items() if not isinstance(value, Tensor)]
+    return f"{odd[0]!r:.100} in it is no tensor" if odd else ""
 
 
 def check_network(path: Path, state: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
@@ -114,7 +139,7 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
     # cloned: safetensors refuses tensors that share memory
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with whole_file(path) as beside:
-        said = {**metadata, CHECKSUM: checksum(plain)}
+        said = {**metadata, CHECKSUM: checksum(plain, metadata)}
         safetensors.torch.save_file(plain, beside, metadata=said)
 
 

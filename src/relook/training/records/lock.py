@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from relook.escaping import printable
+from relook.files import room_for
 
 try:
     import fcntl
@@ -33,10 +34,11 @@ def locked(folder: Path) -> Generator[None]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder / NAME) as file:
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with room_for(folder / NAME):
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         try:
             yield
         finally:

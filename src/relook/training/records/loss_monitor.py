@@ -120,6 +120,8 @@ class LossMonitor:
     def _asked(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a process that reads images: the one that trains has heard it too
+        if self.stopped_by is not None and number != signal.SIGINT:
+            return  # once is enough
         self.stopped_by = number
         log.warning("stopping after this step; Ctrl-C again stops at once, without saving it")
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from relook.escaping import printable_lines
 from relook.files import room_for, whole_file
 from relook.report.live import SECONDS, write_live
 
@@ -36,9 +37,10 @@ class MetricsLog:
     def write(self, kind: Literal["train", "validation"], row: Mapping[str, float]) -> None:
         """Adds a row; it must hold "step"."""
         full: Row = {"kind": kind, **row}
-        again = [n for n, old in enumerate(self.rows) if (old["kind"], old["step"]) == (kind, full["step"])]
-        for n in reversed(again):  # of a sitting that was killed between this row and the next save
-            del self.rows[n]
+        last = self.rows[-2:]  # a row and a validation may be of one step
+        again = [old for old in last if (old["kind"], old["step"]) == (kind, full["step"])]
+        for old in again:  # of a sitting that was killed between this row and the next save
+            self.rows.remove(old)
         self.rows.append(full)
         if not again and set(full) <= set(self.columns):
             with room_for(self.jsonl), self.jsonl.open("a", encoding="utf-8") as file:
@@ -56,9 +58,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes TensorBoard's file, and says on the page that all is over; the others are always closed."""
-        self._draw(running=False)
-        if self.board is not None:
-            self.board.close()
+        with suppress(OSError):  # on a full disk: what ended the training is told, not this
+            self._draw(running=False)
+            if self.board is not None:
+                self.board.close()
 
     def _draw(self, *, running: bool) -> None:
         self.drawn = time.monotonic()
@@ -146,5 +149,9 @@ class _Screen(logging.Handler):
         style = "bold red" if record.levelno >= logging.WARNING else None
         with suppress(OSError):  # of a terminal that is gone
             self.console.print(
-                self.format(record), style=style, markup=False, highlight=False, soft_wrap=True
+                printable_lines(self.format(record)),
+                style=style,
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )

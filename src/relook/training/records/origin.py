@@ -73,7 +73,11 @@ def digest(source: Source) -> str:
 def record_of(state: Mapping[str, Any]) -> dict[str, Any]:
     """What a last.ckpt says of its run; nothing where an older relook wrote it."""
     record = state.get(KEY)
-    return cast("dict[str, Any]", record) if isinstance(record, dict) else {}
+    kept = cast("dict[str, Any]", record) if isinstance(record, dict) else {}
+    whole = isinstance(kept.get("classes"), list) and all(
+        isinstance(kept.get(name), dict) for name in ("images", "settings")
+    )
+    return kept if whole else {}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

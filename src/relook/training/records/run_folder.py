@@ -9,9 +9,10 @@ from typing import Any, Final
 import yaml
 
 from relook.files import remove_leftovers, whole_file
-from relook.ownership import Folder
+from relook.ownership import MARK, Folder
 from relook.train_settings import TrainSettings, resume_file
 from relook.training.records.checkpoint import read_state
+from relook.training.records.lock import NAME as LOCK
 from relook.training.records.origin import record_of
 
 SAVED: Final = ("last.ckpt", "last.safetensors", "best.safetensors")
@@ -25,7 +26,12 @@ RESULTS: Final = (
     "tensorboard",
     "nonfinite",
 )
-_COPIED_WHEN_RESUMED: Final = ("best.safetensors", "metrics.jsonl")  # by a run that goes on elsewhere
+_COPIED_WHEN_RESUMED: Final = (
+    "best.safetensors",
+    "last.safetensors",
+    "metrics.jsonl",
+    "last.ckpt",
+)  # by a run that goes on elsewhere
 
 
 def from_the_start(settings: TrainSettings) -> TrainSettings:
@@ -34,8 +40,7 @@ def from_the_start(settings: TrainSettings) -> TrainSettings:
         return settings
     named = Path(settings.resume)
     folder = named.parent if named.name == "last.ckpt" else named
-    begun = (folder / "train.log").exists() and Folder(folder, overwrite=False).owns("train.log")
-    if not begun or _anything_saved(folder):
+    if not _begun(folder) or _anything_saved(folder):
         return settings
     return replace(settings, resume=None, force=False, out=settings.out or folder)
 
@@ -46,8 +51,17 @@ def settings_of(resume: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: str(kept[f"--set {name}"]) for name in names if f"--set {name}" in kept}
 
 
+def _begun(folder: Path) -> bool:
+    """Whether a run was there; asked of files that stay, for others may be written at this moment."""
+    if (folder / MARK).is_file():
+        return Folder(folder, overwrite=False).owns("train.log")
+    return folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]
+
+
 def _anything_saved(folder: Path) -> bool:
-    return any((folder / name).exists() for name in SAVED)
+    """A state, or weights whose state was removed; but weights without a log were being copied for a run."""
+    weights = any((folder / name).exists() for name in SAVED)
+    return (folder / "last.ckpt").exists() or (weights and (folder / "train.log").exists())
 
 
 def refuse_taken(folder: Path, before: Path | None, *, overwrite: bool) -> None:
@@ -85,8 +99,11 @@ def prepare(folder: Path, before: Path | None, *, overwrite: bool) -> None:
                 path.unlink()
         for name in _COPIED_WHEN_RESUMED:
             if before is not None and (before / name).exists():
-                shutil.copy2(before / name, folder / name)
-    own.claim(*RESULTS)
+                with whole_file(folder / name) as beside:
+                    shutil.copyfile(before / name, beside)
+        own.claim(*RESULTS)
+    for name in RESULTS:  # of a run that goes on where it was, perhaps of a relook that left no mark
+        own.note(name)
 
 
 def _same(folder: Path, before: Path | None) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -142,8 +143,9 @@ def _not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
 def save_weights(path: Path | str, state: Mapping[str, Tensor], description: Description) -> None:
     """Writes weights that describe themselves, whole or not at all."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    said = description.metadata()
     with whole_file(path) as beside:
-        save_file(tensors, beside, metadata={**description.metadata(), CHECKSUM: checksum(tensors)})
+        save_file(tensors, beside, metadata={**said, CHECKSUM: checksum(tensors, said)})
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -159,9 +161,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
             f"{path} is not a whole safetensors file ({error}); copy or download it again"
         ) from None
     description = _describe(path, metadata[KEY]) if KEY in metadata else None
-    if metadata.get(CHECKSUM, said := checksum(state)) != said:
+    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(state, metadata):
         raise CheckpointError(
-            f"{path}: its numbers are not those that were written: it is damaged (copy or download it again) "
+            f"{path}: it is not what was written: it is damaged (copy or download it again) "
             f"or another program changed it and kept {CHECKSUM!r} in its metadata (save it without)"
         )
     return Checkpoint(
@@ -201,8 +203,15 @@ def _describe(path: Path, text: str) -> Description:
 
 
 def names_of(given: Iterable[object]) -> tuple[str, ...]:
-    """Names of classes as a file gives them, fit to be shown: no control characters, of bounded length."""
-    return tuple(printable(str(name), 200) for name in given)
+    """Names of classes as a file gives them.
+
+    Raises:
+        TypeError: when one is no text.
+    """
+    names = tuple(given)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("names of classes that are no text")
+    return cast("tuple[str, ...]", names)
 
 
 def _recipe(kept: dict[str, Any], form: int) -> dict[str, Any]:
@@ -238,7 +247,8 @@ def _find_state(content: object, path: Path) -> tuple[str, State]:
         found = _tensors(mapping)
         if found:
             return "", found
-        inside = ", ".join(repr(k) for k in list(mapping)[:8]) or "nothing"
+        inside = ", ".join(repr(k) for k in cast("list[object]", list(mapping))[:8] if isinstance(k, str))
+        inside = inside or "nothing with a name"
         raise CheckpointError(
             f"{path} holds no weights under {', '.join(map(repr, PLACES))} or at its top; it holds {inside}"
         )
@@ -290,7 +300,8 @@ def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
         for key in ("CLASSES", "classes"):
             names = place.get(key)
             if isinstance(names, (list, tuple)):
-                return names_of(cast("Sequence[object]", names))
+                with suppress(TypeError):
+                    return names_of(cast("Sequence[object]", names))
     return ()
 
 
@@ -306,7 +317,7 @@ def _notes(content: object, place: str, state: State) -> tuple[str, ...]:
         )
         if "ema_state_dict" in others:
             notes.append("averaged weights (ema_state_dict) are in the file too and were left aside")
-        rest = [str(k) for k in others if k != "ema_state_dict"]
+        rest = [printable(k, 200) for k in others if isinstance(k, str) and k != "ema_state_dict"]
         if rest:
             notes.append(f"left aside: {', '.join(rest)}")
     copies = len(state) - len(_plain_names(state))
