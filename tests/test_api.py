@@ -1,17 +1,20 @@
 """What Python code sees of relook."""
 
+import json
 import subprocess
 import sys
 import textwrap
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import relook
-from relook.api import TrainOptions
+from relook.api import TrainOptions, frozen_for_nothing
+from relook.data.shapes import write_shapes
 from relook.train_settings import TrainSettings
 from relook.weights.models import by_name
 from relook.weights.reading.checkpoint import save_weights
@@ -152,3 +155,102 @@ def test_a_backbone_may_be_named():
         relook.create_model("refinedet_320_vgg_voc", backbone="resnet18")
     with pytest.raises(ValueError, match=r"reppoints_nano.keep=-3: it must be a whole number from 1"):
         relook.create_model("reppoints_nano", keep=-3)
+
+
+# -- from nothing ------------------------------------------------------------------------------------------
+
+
+def _frozen(model: Any) -> dict[str, str]:
+    return frozen_for_nothing(model, "none", None)
+
+
+def test_nothing_is_frozen_where_nothing_was_learnt():
+    """Parts and statistics of a backbone learn that starts from random numbers, unless told not to."""
+    model = by_name("reppoints_v1_r50_fpn_1x")
+    free = {"detector.backbone.frozen": "0", "detector.backbone.freeze_statistics": "false"}
+    assert _frozen(model) == free
+    backbone = model.change(free).entry.detector.build().train().backbone
+    assert all(p.requires_grad for p in backbone.parameters())
+    assert all(part.training for part in backbone.modules())
+    assert frozen_for_nothing(model, "auto", None) == {}
+    assert frozen_for_nothing(model, "none", "some.pth") == {}
+    assert _frozen(by_name("reppoints_v1_r50_fpn_1x", {"detector.backbone.frozen": "1"})) == {
+        "detector.backbone.freeze_statistics": "false"
+    }
+    assert _frozen(by_name("reppoints_nano")) == {}
+    assert "detector.backbone.frozen_norms" in _frozen(by_name("centernet2_original_r50_fpn_1x"))
+
+
+def test_what_a_run_starts_from_is_in_its_log_and_stays_when_it_goes_on(tmp_path: Path):
+    """The log says that nothing is frozen; going on needs no word of it and says none."""
+    (tmp_path / "data").mkdir()
+    write_shapes(tmp_path / "data", train=4, val=2, seed=0)
+    common: dict[str, Any] = {
+        "model": "reppoints_v1_r50_fpn_1x",
+        "data": tmp_path / "data",
+        "size": 64,
+        "settings": {"detector.backbone.name": "resnet18", "detector.width": "32"},
+        "out": tmp_path / "run",
+        "epochs": 2,
+        "batch": 2,
+        "workers": 0,
+        "tensorboard": False,
+        "progress": False,
+    }
+    relook.train(**common, backbone_weights="none", stop_after=1)
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "starting from random weights" in log
+    assert "so all of the backbone learns: detector.backbone.frozen=0" in log
+    assert "will never learn" not in log
+    result = relook.train(**common, resume=tmp_path / "run")
+    assert result.epochs == 2
+    assert (tmp_path / "run" / "train.log").read_text().count("all of the backbone learns") == 1
+    assert relook.load(result.last).detector.backbone.config.frozen == 0
+
+
+def test_names_in_any_letters_go_all_the_way(tmp_path: Path):
+    """Through training, weights, evaluation and a new start: also with spaces that no printer prints."""
+    data = write_shapes(tmp_path / "data", train=4, val=2, seed=0)
+    name = "\u5927\u578b\u3000\u72ac"
+    for file in data.rglob("*.json"):
+        facts = json.loads(file.read_text())
+        facts["categories"][0]["name"] = name
+        file.write_text(json.dumps(facts))
+    common: dict[str, Any] = {
+        "model": "reppoints_nano",
+        "data": data,
+        "size": 64,
+        "epochs": 1,
+        "workers": 0,
+        "progress": False,
+        "tensorboard": False,
+    }
+    result = relook.train(**common, out=tmp_path / "run")
+    assert name in relook.load(result.last).classes
+    done = relook.evaluate(result.last, data=data, workers=0, progress=False)
+    assert name in done.report.per_class
+    relook.train(**common, out=tmp_path / "again", start=result.last)
+    assert "start anew" not in (tmp_path / "again" / "train.log").read_text()
+
+
+def test_what_follows_a_training_on_two_devices_happens_once(tmp_path: Path):
+    """In a script without a guard, too: the process beside the first ends with the training."""
+    data = write_shapes(tmp_path / "data", train=8, val=2, seed=0)
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import relook
+        result = relook.train(
+            model="reppoints_nano", data={str(data)!r}, devices="cpu:2", epochs=1, batch=2, workers=0,
+            size=64,
+            out={str(tmp_path / "run")!r}, progress=False, tensorboard=False,
+        )
+        with open({str(tmp_path / "said")!r}, "a") as file:
+            file.write(f"{{result.epochs}}\\n")
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "said").read_text() == "1\n"

@@ -349,3 +349,28 @@ def test_corners_name_the_last_pixel_where_a_recipe_says_so(tmp_path: Path) -> N
     scale = float(batch.scales[0, 0])
     assert torch.allclose(boxes[0] - boxes[1], torch.tensor([0, 0, scale, scale]), atol=1e-4)
     assert sample.boxes.tolist() == _sample(5, tmp_path).boxes.tolist()  # the data set itself is not changed
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+def test_a_reader_ends_when_its_parent_says_so_and_not_when_others_do(way: str):
+    """However it was started: Ctrl-C, SIGHUP and another process's SIGTERM do not reach it."""
+    context = multiprocessing.get_context(way)
+    ready = context.Event()
+    with _unheard():
+        reader = context.Process(target=_reader, args=(ready,), daemon=True)
+        reader.start()
+    assert ready.wait(60)
+    assert reader.pid is not None
+    for number in ("INT", "HUP", "TERM"):
+        subprocess.run(["kill", f"-{number}", str(reader.pid)], check=True)
+    reader.join(0.5)
+    assert reader.is_alive()
+    reader.terminate()
+    reader.join(20)
+    assert not reader.is_alive()
+
+
+def _reader(ready: Any) -> None:
+    _hear_parent(0)
+    ready.set()
+    time.sleep(120)

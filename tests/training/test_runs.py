@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from relook.archives import CheckpointError
@@ -118,6 +119,77 @@ def test_what_was_stopped_before_its_first_save_begins_anew(sittings: Sittings, 
     with pytest.raises(FileNotFoundError, match="there is no"):
         run(tmp_path / "nowhere", resume=tmp_path / "run")
     assert (tmp_path / "run" / "metrics.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", ["run", "other"])
+def test_a_disk_that_fills_at_the_first_save_leaves_a_run_that_begins_anew(
+    done: Path, tmp_path: Path, folder: str
+) -> None:
+    """In a folder of its own and in one that a run goes on in: what is said holds."""
+    more: dict[str, Any] = {"resume": done} if folder == "other" else {}
+    room = (done / "last.ckpt").stat().st_size * 3 // 4
+    with _room(room), pytest.raises(DiskFull) as caught:
+        run(tmp_path / folder, epochs=2, **more)
+    if folder == "run":
+        assert "nothing was saved yet: the same command begins anew" in str(caught.value)
+    assert run(tmp_path / folder, epochs=2, **more).epochs == 2
+
+
+def test_a_run_that_goes_on_elsewhere_can_be_killed_at_once(done: Path, tmp_path: Path) -> None:
+    """Its state is copied first, so that the new folder can go on as the old one could."""
+
+    class Killed(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            raise MemoryError
+
+    torch.manual_seed(0)
+    with pytest.raises(MemoryError):
+        run(tmp_path / "b", epochs=2, resume=done, detector=Killed())
+    with pytest.raises(FileExistsError, match=f"go on with it by --resume {tmp_path / 'b'}"):
+        run(tmp_path / "b", epochs=2, resume=done)
+    assert run(tmp_path / "b", epochs=2, resume=tmp_path / "b").epochs == 2
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "best.safetensors").write_bytes(b"half")  # killed while it was copied
+    (tmp_path / "c" / ".relook").write_text("*\n")
+    assert run(tmp_path / "c", epochs=2, resume=done).epochs == 2
+
+
+def test_a_run_killed_while_it_read_its_data_begins_anew(tmp_path: Path) -> None:
+    """Only a lock is left, whose holder is gone."""
+    (tmp_path / ".lock").write_text("1 on nowhere\n")
+    assert run(tmp_path, epochs=1, resume=tmp_path).epochs == 1
+
+
+def test_a_run_killed_between_state_and_weights_writes_them_when_it_goes_on(tmp_path: Path) -> None:
+    """Of its last epoch, though there is nothing left to train."""
+    run(tmp_path, epochs=1)
+    with safe_open(tmp_path / "last.safetensors", "pt") as file:
+        said, numbers = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    (tmp_path / "last.safetensors").unlink()
+    result = run(tmp_path, epochs=1, resume=tmp_path, detector=tiny(5))
+    with safe_open(result.last, "pt") as file:
+        assert file.metadata() == said
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in numbers.items())
+
+
+def test_a_folder_without_a_mark_goes_on_where_it_is(tmp_path: Path) -> None:
+    """As an older relook left it, or a copy without hidden files."""
+    run(tmp_path, epochs=2, stop_after=1)
+    (tmp_path / ".relook").unlink()
+    assert run(tmp_path, epochs=2, resume=tmp_path).epochs == 2
+
+
+@contextlib.contextmanager
+def _room(size: int) -> Iterator[None]:
+    """No file may become larger."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def _until(true: Any, seconds: float = 60) -> None:
@@ -265,17 +337,24 @@ def test_a_damaged_state_is_refused_or_harmless(done: Path, tmp_path: Path, flip
         ("list", "is no state of a run of relook"),
         ("other", "another model or other classes .*'head.weight' is .* there and .* here"),
         ("pipe", "is a pipe, not a file"),
+        ({"state_dict": [1]}, "'state_dict' in it is no dict"),
+        ({"state_dict": {"a": 1}}, "'a' in it is no tensor"),
+        ({"callbacks": [1]}, "'callbacks' in it is no dict"),
+        ({"global_step": "x"}, "'global_step' in it is no int"),
+        ({"loops": {}}, "of its loop is empty"),
+        ({"optimizer_states": []}, "the state of its optimizer"),
+        ({"relook": {"description": "x"}, "state_dict": {}}, "it lacks 'frozen'"),
     ],
 )
-def test_what_is_no_state_of_this_run_is_named(
-    done: Path, tmp_path: Path, content: bytes | str, words: str
-) -> None:
+def test_what_is_no_state_of_this_run_is_named(done: Path, tmp_path: Path, content: Any, words: str) -> None:
     """With what it is and what to do; the folder stays as it was."""
     file = tmp_path / "last.ckpt"
     whole = (done / "last.ckpt").read_bytes()
     detector = None
     if isinstance(content, bytes):
         file.write_bytes(content)
+    elif isinstance(content, dict):
+        torch.save({**state(done), **content}, file)
     elif content == "pipe":
         os.mkfifo(file)
     elif content in {"half", "tail"}:
@@ -410,17 +489,9 @@ def test_a_full_disk_is_named_with_what_is_whole(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(folder, epochs=3, stop_after=1)
     before = (folder / "last.ckpt").read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) * 2 // 3, hard))
-    try:
-        with pytest.raises(
-            DiskFull, match=r"last\.ckpt could not be written: file too large; .*is whole"
-        ) as caught:
-            run(folder, epochs=3, resume=folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
+    words = r"last\.ckpt could not be written: file too large; .*is whole"
+    with _room(len(before) * 2 // 3), pytest.raises(DiskFull, match=words) as caught:
+        run(folder, epochs=3, resume=folder)
     assert f"go on with --resume {folder}" in str(caught.value)
     assert (folder / "last.ckpt").read_bytes() == before
     assert run(folder, epochs=3, resume=folder).epochs == 3

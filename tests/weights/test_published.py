@@ -44,8 +44,17 @@ class Server:
                 if server.way == "silent":
                     time.sleep(3)
                     return
+                if server.way == "nonsense":
+                    self.wfile.write(b"nonsense\r\n\r\n")
+                    return
+                if server.way == "lost":
+                    self.send_response(302)
+                    self.send_header("Location", "http://[::1/x.pth")
+                    self.end_headers()
+                    return
                 self.send_response(404 if server.way == "absent" else 200)
-                self.send_header("Content-Length", str(len(server.content)))
+                length = "abc" if server.way == "odd length" else str(len(server.content))
+                self.send_header("Content-Length", length)
                 self.end_headers()
                 half = len(server.content) // 2
                 body = {"cut": server.content[:half], "other": server.content[::-1], "absent": b""}
@@ -111,6 +120,9 @@ def test_a_file_is_fetched_once_and_verified_each_time(
         ("other", "cut short or not the published file: its SHA-256 begins with"),
         ("absent", "could not be fetched .*404"),
         ("silent", "could not be fetched .*(timed out|closed)"),
+        ("nonsense", "could not be fetched"),
+        ("odd length", "could not be fetched"),
+        ("lost", "could not be fetched"),
         ("gone", "could not be fetched .*refused"),
     ],
 )

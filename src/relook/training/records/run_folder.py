@@ -97,11 +97,11 @@ def prepare(folder: Path, before: Path | None, *, overwrite: bool) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        own.claim(*RESULTS)
         for name in _COPIED_WHEN_RESUMED:
             if before is not None and (before / name).exists():
                 with whole_file(folder / name) as beside:
                     shutil.copyfile(before / name, beside)
-        own.claim(*RESULTS)
     for name in RESULTS:  # of a run that goes on where it was, perhaps of a relook that left no mark
         own.note(name)
 
