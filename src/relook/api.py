@@ -142,13 +142,17 @@ def _opened(
     """A model with its weights, from a file alone or from a name and a file."""
     if weights is not None:
         return open_weights(weights, str(model), settings, size=size)
-    named = str(model) in catalog.ENTRIES or (":" in Path(model).name and not Path(model).suffix)
+    named = str(model) in catalog.ENTRIES or not Path(model).suffix
     if not named or Path(model).is_file():  # a file may have any name
         return open_weights(model, settings=settings, size=size)
     if ":" in str(model):
         raise ValueError(
             f"{model} is a model, not weights; give a file: relook.load({str(model)!r}, weights=...)"
         )
+    if not Path(model).exists() and not Path(model).is_absolute():
+        by_name(str(model))  # says what is near
+    elif str(model) not in catalog.ENTRIES:
+        return open_weights(model, settings=settings, size=size)
     return open_weights(published(str(model)), str(model), settings, size=size)
 
 
@@ -298,7 +302,7 @@ def train(  # noqa: PLR0913 - all by keyword
         if given.get(key) is not None:
             given[key] = Path(given[key])
     return run_training(
-        by_name(model, settings).sized(size),
+        by_name(model).sized(size).change(settings or {}),
         data,
         TrainSettings(**given),
         backbone_weights,
@@ -351,6 +355,8 @@ def run_training(
     else:  # as it began: what it began from need not be said again
         kept = settings_of(settings.resume, (f"detector.backbone.{name}" for name in _FREE))
         model = model.change({name: value for name, value in kept.items() if name not in model.settings})
+        if start is not None:
+            said.append(f"{start} is what a new run would start from; this one goes on from its own state")
     torch.manual_seed(settings.seed)
     detector = model.entry.detector.build()
     if settings.resume is None:
@@ -382,7 +388,7 @@ def begin(detector: Detector[Any], model: Model, backbone_weights: str, start: P
     """Loads what training starts from; says what it was."""
     if start is not None:
         wants = str(start) == PUBLISHED and not Path(start).exists()
-        file = published(model.name) if wants else start
+        file = published(model.name, "give it as --start FILE") if wants else start
         return load_start(detector, model.entry.detector, file, model.classes)
     wanted = model.entry.recipe.backbone_weights if backbone_weights == "auto" else backbone_weights
     if wanted is None or wanted == "none":

@@ -4,6 +4,7 @@ torch's files are zip archives. Each record in them carries a checksum that torc
 a size that may be anything when somebody else wrote it.
 """
 
+import codecs
 import json
 import pickletools
 import zipfile
@@ -181,8 +182,14 @@ def _sizes(pickled: IO[bytes]) -> Iterator[int]:
     """
     stack: list[int] = []
     kept: dict[object, int] = {}
+    encodes = False
     for operation, argument, _ in pickletools.genops(pickled):
         name = operation.name
+        if name in ("GLOBAL", "STACK_GLOBAL") and argument is not None:
+            _refuse_growth(str(argument))
+            encodes = encodes or str(argument) == "_codecs encode"
+        elif encodes and isinstance(argument, str) and len(argument) < 40 and argument.isidentifier():
+            _refuse_encoding(argument)
         if name in _READ:
             stack.append(kept[argument])
         elif name in _KEPT:
@@ -199,6 +206,22 @@ def _sizes(pickled: IO[bytes]) -> Iterator[int]:
                 del stack[-below:]
             stack += (1 + sum(taken),) if name in _TUPLES else above
         yield stack[-1] if stack else 0
+
+
+def _refuse_growth(named: str) -> None:
+    """torch lets a file make byte arrays of any length; weights have none."""
+    if named.endswith(" bytearray"):
+        raise ValueError(named)
+
+
+def _refuse_encoding(name: str) -> None:
+    """Old pickles of bytes encode them as latin1; other codecs multiply them or take for ever."""
+    try:
+        known = codecs.lookup(name).name
+    except LookupError:
+        return
+    if known not in ("iso8859-1", "ascii", "utf-8"):
+        raise ValueError(name)
 
 
 _READ: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})

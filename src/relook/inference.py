@@ -260,6 +260,8 @@ def device_named(name: torch.device | str) -> torch.device:
         raise ValueError(
             f"device {str(name)!r}: there is one CPU, `cpu`; its threads are set by OMP_NUM_THREADS"
         )
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device {str(name)!r} is none that relook computes on; here are {there}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {str(name)!r}: torch finds no such GPU here; here are {there}")
     return device

@@ -1,5 +1,6 @@
 """From what people give (paths, folders, patterns, bytes, arrays, Pillow's images) to single pictures."""
 
+import errno
 import glob
 import io
 import itertools
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from relook.data.decode import BrokenImage, read_image
+from relook.data.decode import BrokenImage, max_pixels, read_image
 from relook.data.disk.listing import (
     PassedOver,
     answers,
@@ -27,6 +28,7 @@ from relook.data.disk.listing import (
     is_image_name,
     is_unwanted,
 )
+from relook.escaping import printable
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +62,25 @@ def pictures(images: Given | Iterable[Given]) -> Iterator[Picture]:
 def _each(given: object) -> Iterator[Picture]:
     """The pictures that one item of a list stands for: of a folder or a pattern several."""
     one = _picture(given)
-    if isinstance(one, (str, Path)) and not Path(one).is_file() and (Path(one).is_dir() or _is_pattern(one)):
+    if isinstance(one, (str, Path)) and _several(one):
         return _listed(one)
     return iter((one,))
+
+
+def _several(path: Path | str) -> bool:
+    """Whether it is a folder or a pattern."""
+    try:
+        return not Path(path).is_file() and (Path(path).is_dir() or _is_pattern(path))
+    except (OSError, ValueError):  # a name that no disk can hold, which is told when it is read
+        return False
 
 
 def _is_one(given: object) -> bool:
     """Whether it is one image rather than several; a batch of torch's is several."""
     if isinstance(given, Tensor):
         return given.ndim < 4
-    return isinstance(given, (bytes, np.ndarray, Image.Image)) or hasattr(given, "read")
+    one = isinstance(given, (bytes, bytearray, memoryview, np.ndarray, Image.Image))
+    return one or hasattr(given, "read")
 
 
 def _iterable(given: object) -> Iterable[object]:
@@ -80,26 +91,37 @@ def _iterable(given: object) -> Iterable[object]:
 
 def _picture(one: object) -> Picture:
     """The same, if it is an image: callers need not be typed."""
-    if isinstance(one, str) and re.match(r"(https?|ftp|s3|gs)://", one):
+    if isinstance(one, str) and re.match(r"([a-z][a-z0-9+.-]+://|data:)", one, re.IGNORECASE):
         raise ValueError(f"{one:.200} is an address; download it, and give the file")
     if isinstance(one, (str, Path, bytes, np.ndarray, Image.Image)):
         return cast("Picture", one)
+    if isinstance(one, bytearray | memoryview):
+        return bytes(cast("bytearray", one))
     if isinstance(one, os.PathLike):
         return Path(cast("os.PathLike[str]", one))
     if isinstance(one, Tensor):
         return _from_tensor(one)
-    content: object = cast("Any", one).read() if hasattr(one, "read") else None
-    if isinstance(content, bytes):
-        return content
-    if content is not None:
+    if isinstance(one, io.TextIOBase):
         raise TypeError(f"a file opened to read text is no image; open it by open(path, 'rb'), or {_TAKEN}")
+    if hasattr(one, "read"):
+        return _content(one)
     raise TypeError(f"a {type(one).__name__} is no image; {_TAKEN}")
+
+
+def _content(file: Any) -> bytes:
+    try:
+        content: object = file.read()
+    except (OSError, ValueError) as error:  # closed, or opened to write
+        raise TypeError(f"an opened file cannot be read ({error}); open it by open(path, 'rb')") from None
+    if not isinstance(content, bytes):
+        raise TypeError(f"a file that gives {type(content).__name__} is no image; {_TAKEN}")
+    return content
 
 
 def _from_tensor(image: Tensor) -> NDArray[Any]:
     """torchvision's uint8 [3, H, W], [1, H, W] or [H, W] as an array."""
     fits = image.ndim == 2 or (image.ndim == 3 and len(image) in (1, 3))
-    if image.dtype != torch.uint8 or not fits:
+    if image.dtype != torch.uint8 or not fits or image.is_meta or image.layout != torch.strided:
         kind = str(image.dtype).removeprefix("torch.")
         raise TypeError(
             f"a tensor of {kind} {list(image.shape)} is no image; give uint8 [3, H, W] in RGB, values from 0 "
@@ -114,7 +136,17 @@ def _is_pattern(path: Path | str) -> bool:
 
 
 def _listed(path: Path | str) -> Iterator[Picture]:
-    given = Path(path).expanduser()
+    try:
+        given = Path(path).expanduser()
+        given.stat()
+    except (RuntimeError, ValueError):  # of nobody's home, with a zero byte
+        raise FileNotFoundError(f"there is no file or folder {printable(str(path), 300)}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileNotFoundError(f"there is no file or folder {printable(str(path), 300)}") from None
+        given = Path(path).expanduser()
+    if not str(path):
+        raise FileNotFoundError("there is no file or folder ''; . is the one you are in")
     if given.is_file():
         return iter([given])
     if given.is_dir():
@@ -195,6 +227,7 @@ def pixels(picture: Picture, name: str) -> NDArray[np.uint8]:
     if isinstance(picture, Image.Image):
         return _from_pillow(picture, name)
     array = picture
+    _refuse_huge(*array.shape[:2], name=name)
     if array.dtype != np.uint8:
         raise BrokenImage(f"{name}: an array of {array.dtype}; give uint8 values from 0 to 255")
     if array.ndim == 2:
@@ -205,16 +238,33 @@ def pixels(picture: Picture, name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(rgb)
 
 
+def _refuse_huge(height: int = 0, width: int = 0, name: str = "") -> None:
+    if height * width > max_pixels():
+        raise BrokenImage(
+            f"{name}: {width}x{height} pixels are more than {max_pixels():,}; --max-pixels says how many"
+        )
+
+
 def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """By the rules of a file with that image, by way of a lossless file in memory unless it is plain."""
-    if image.mode == "RGB" and not image.getexif():
-        return np.array(image)
+    _refuse_huge(image.height, image.width, name=name)
+    try:  # Pillow reads it only now, and raises whatever its readers raise
+        if image.mode == "RGB" and not image.getexif() and image.width * image.height:
+            return np.array(image)
+        content = _as_file(image)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error!s:.200}"
+        raise BrokenImage(f"{name}: Pillow cannot read it ({why})") from error
+    try:
+        return read_image(content)
+    except BrokenImage as error:
+        raise BrokenImage(f"{name}: {error}") from None
+
+
+def _as_file(image: Image.Image) -> bytes:
     if image.mode not in {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"}:
         image = image.convert("RGB")
     kind = "TIFF" if image.mode in {"CMYK", "I", "F"} else "PNG"
     buffer = io.BytesIO()
     image.save(buffer, format=kind, exif=image.getexif(), **({"compress_level": 0} if kind == "PNG" else {}))
-    try:
-        return read_image(buffer.getvalue())
-    except BrokenImage as error:
-        raise BrokenImage(f"{name}: {error}") from None
+    return buffer.getvalue()

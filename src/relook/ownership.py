@@ -6,10 +6,7 @@ from typing import Final
 from relook.files import room_for
 
 MARK: Final = ".relook"
-"""A file in each folder of results. It names what relook wrote; `*` where the folder held nothing before."""
-
-_ALL: Final = "*"
-_PASSING: Final = frozenset({".lock"})  # of a training that is about to begin
+"""A file in each folder of results, which names what relook wrote there."""
 
 
 class Folder:
@@ -32,39 +29,28 @@ class Folder:
                 f"{self.path / taken[0]} is there already and was not written by relook; choose another "
                 "folder by --out, or say --overwrite to replace it"
             )
-        self._begin()
         for name in names:
             self.note(name)
 
     def may(self, name: str) -> bool:
         """Whether a file or folder may be written, and what is there by that name replaced."""
-        whole = self.overwrite or bool({_ALL, name} & self._written)
-        return whole or not (self.path / name).exists()
+        return self.overwrite or self.owns(name) or not (self.path / name).exists()
 
     def owns(self, name: str) -> bool:
         """Whether relook wrote what is there by that name."""
-        return bool({_ALL, name} & self._written)
+        return name in self._written
 
     def note(self, name: str) -> None:
         """Remembers that a file or folder is relook's."""
-        self._begin()
-        if _ALL in self._written or name in self._written:
+        if name in self._written:
             return
         self._written.add(name)
+        self.path.mkdir(parents=True, exist_ok=True)
         with room_for(self._mark), self._mark.open("a", encoding="utf-8", errors="backslashreplace") as mark:
             mark.write(f"{name}\n")
-
-    def _begin(self) -> None:
-        """Makes the folder, and marks it where it held nothing."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if _ALL in self._written and not self._mark.exists():
-            with room_for(self._mark):
-                self._mark.write_text(f"{_ALL}\n", encoding="utf-8")
 
     def _read(self) -> set[str]:
         try:
             return set(self._mark.read_text(encoding="utf-8", errors="replace").split("\n")) - {""}
         except OSError:
-            pass
-        held = self.path.is_dir() and any(one.name not in _PASSING for one in self.path.iterdir())
-        return set() if held else {_ALL}
+            return set()

@@ -67,6 +67,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} is too small; {name} must be at least {least}")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ValueError(f"seed={self.seed} is no seed; choose a whole number from 0 to {LARGEST_SEED}")
         if self.force and self.resume is None:
             raise ValueError("force goes with resume: it lets a run go on with other data or settings")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -80,6 +82,8 @@ class TrainSettings:
             return Path(self.out)
         return Path("runs/train") if self.resume is None else resume_file(self.resume).parent
 
+
+LARGEST_SEED = 100_000_000
 
 _LEAST = {
     "epochs": 1,

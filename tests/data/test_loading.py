@@ -2,8 +2,12 @@
 
 import dataclasses
 import logging
+import multiprocessing
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from PIL import Image
 from relook.data.decode import BrokenImage
 from relook.data.learnt import trained_boxes
 from relook.data.loading.batches import Batch
-from relook.data.loading.loader import Loader, eval_loader, train_loader, trainable
+from relook.data.loading.loader import Loader, _hear_parent, _unheard, eval_loader, train_loader, trainable
 from relook.data.sample import DataError, Sample, Source
 from relook.data.shapes import shapes
 from relook.recipe import Flip, Jitter, KeepRatio, Pixels, Recipe, Resize, Selection

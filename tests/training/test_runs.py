@@ -150,13 +150,13 @@ def test_a_run_that_goes_on_elsewhere_can_be_killed_at_once(done: Path, tmp_path
     assert run(tmp_path / "b", epochs=2, resume=tmp_path / "b").epochs == 2
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "best.safetensors").write_bytes(b"half")  # killed while it was copied
-    (tmp_path / "c" / ".relook").write_text("*\n")
+    (tmp_path / "c" / ".relook").write_text("train.log\nbest.safetensors\n")
     assert run(tmp_path / "c", epochs=2, resume=done).epochs == 2
 
 
 def test_a_run_killed_while_it_read_its_data_begins_anew(tmp_path: Path) -> None:
     """Only a lock is left, whose holder is gone."""
-    (tmp_path / ".lock").write_text("1 on nowhere\n")
+    (tmp_path / ".relook.lock").write_text("1 on nowhere\n")
     assert run(tmp_path, epochs=1, resume=tmp_path).epochs == 1
 
 
@@ -242,7 +242,7 @@ def test_a_signal_to_all_processes_of_a_run_saves(sittings: Sittings, tmp_path: 
     assert sittings.wait() == (130 if name == "SIGINT" else 128 + number)
     said = (tmp_path / "run" / "train.log").read_text()
     assert said.count("stopping after this step") == 1
-    assert f"go on with --resume {tmp_path / 'run'}" in said
+    assert f"the same command and --resume {tmp_path / 'run'}" in said
     assert "DataLoader worker" not in (tmp_path / "run.txt").read_text()
     sittings.start(tmp_path / "run", resume=tmp_path / "run", epochs=500, stop_after=40, validate_every=500)
     assert sittings.wait() == 0
@@ -268,7 +268,7 @@ def test_a_reader_that_is_killed_is_named(sittings: Sittings, tmp_path: Path) ->
     said = (tmp_path / "run.txt").read_text()
     assert "a process that reads images was ended from outside, as the system does when memory" in said
     assert "try --workers 1" in said
-    assert f"go on with --resume {tmp_path / 'run'}" in said
+    assert f"the same command and --resume {tmp_path / 'run'}" in said
 
 
 # -- two at once -----------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
     assert result.epochs == 30
     steps = [line.split('"step": ')[1].split(",")[0] for line in _rows(tmp_path / "run")]
     assert len(steps) == len(set(steps))
-    assert not (tmp_path / "run" / ".lock").exists()
+    assert not (tmp_path / "run" / ".relook.lock").exists()
 
 
 def _rows(folder: Path) -> list[str]:
@@ -492,6 +492,6 @@ def test_a_full_disk_is_named_with_what_is_whole(tmp_path: Path) -> None:
     words = r"last\.ckpt could not be written: file too large; .*is whole"
     with _room(len(before) * 2 // 3), pytest.raises(DiskFull, match=words) as caught:
         run(folder, epochs=3, resume=folder)
-    assert f"go on with --resume {folder}" in str(caught.value)
+    assert f"the same command and --resume {folder}" in str(caught.value)
     assert (folder / "last.ckpt").read_bytes() == before
     assert run(folder, epochs=3, resume=folder).epochs == 3

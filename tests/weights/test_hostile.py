@@ -1,5 +1,6 @@
 """Weights files that were made to harm, or were harmed: one sentence each, soon, and in little memory."""
 
+import codecs
 import json
 import os
 import random
@@ -260,6 +261,21 @@ def _deep(path: Path, state: dict[str, Tensor]) -> None:
     path.with_suffix(".new").rename(path)
 
 
+class _Encoded:
+    """A text that is encoded again and again, twice as long each time."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __reduce__(self) -> Any:
+        inner: Any = "a" if self.times == 0 else _Encoded(self.times - 1)
+        return codecs.encode, (inner, "hex" if self.times else "latin1")
+
+
+def _encoded(path: Path, state: dict[str, Tensor]) -> None:
+    torch.save({**state, "more": _Encoded(40)}, path)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -268,10 +284,11 @@ def _deep(path: Path, state: dict[str, Tensor]) -> None:
         (_operations, "needs more than 1,000,000 operations"),
         (_expanded, "its tensors would fill 4,000,0"),
         (_windows, "its tensors would fill 40,0"),
-        (_bytes, "broken|refused"),
+        (_bytes, "broken or cut short"),
+        (_encoded, "broken or cut short"),
         (_tensor, "broken|would fill"),
         (_old, "broken or cut short"),
-        (_many, "200,000 tensors, more than any network"),
+        (_many, "more than 100,000 tensors, more than any network"),
         (_header, "is not a whole safetensors file"),
         (_tuples, "needs more than 1,000,000 operations"),
         (_deep, "holds a list|broken"),
@@ -360,3 +377,21 @@ def test_a_flipped_bit_of_our_own_weights_is_noticed(tmp_path: Path, state: dict
             CheckpointError, match=r"is not what was written|is not a whole|cannot be read|neither"
         ):
             read_checkpoint(file)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.complex64])
+def test_weights_that_are_no_numbers_with_a_point_are_refused(
+    tmp_path: Path, state: dict[str, Tensor], dtype: torch.dtype
+) -> None:
+    """They would be taken for some, and find nothing."""
+    name = "head.cls_out.weight"
+    file = described(tmp_path / "x.safetensors", {**state, name: state[name].to(dtype)})
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        open_weights(file)
+
+
+def test_numbers_that_are_infinite_in_32_bits_are_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """As float64 they are finite."""
+    name = "head.cls_out.bias"
+    file = described(tmp_path / "x.safetensors", {**state, name: state[name].double() + 1e39})
+    assert read_checkpoint(file).not_finite == (name,)

@@ -16,6 +16,7 @@ import jsonargparse
 import yaml
 
 from relook.cli.elsewhere import named_elsewhere
+from relook.data.disk.regular import LARGEST_SETTINGS, Unusable, read_bytes
 
 
 class Wrong(ValueError):  # noqa: N818 (what the asker did)
@@ -229,6 +230,10 @@ def _refuse_unknown(verb: Verb, given: Sequence[str]) -> None:
         name = word.partition("=")[0]
         if name.startswith("--") and len(name) > 2 and name not in known:
             raise Wrong(_nearest(name, known))
+        if word == "" or (name in known and word == f"{name}="):
+            raise Wrong(
+                "an option or a place is given as nothing (''); say what is meant, such as . for this folder"
+            )
     names = [f.name for f in fields(verb.options)]
     for key in _configured(given):
         if key.replace("-", "_") not in names:
@@ -243,9 +248,9 @@ def _configured(given: Sequence[str]) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
+        said = yaml.safe_load(read_bytes(Path(path), LARGEST_SETTINGS).decode("utf-8"))
+    except Unusable as error:
+        missing = error.what == "there is no such file"
         raise Wrong(f"--config: there is no file {path}" if missing else f"--config: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Wrong(f"--config: {path} is no YAML ({' '.join(str(error).split())})") from None

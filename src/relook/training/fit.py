@@ -31,6 +31,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
+from relook.archives import CheckpointError
 from relook.data.sample import Source
 from relook.detector import Detector
 from relook.evaluation import evaluate
@@ -41,7 +42,7 @@ from relook.train_settings import TrainSettings, resume_file
 from relook.training.callbacks import Ema, Stopped, ValidateAndSave
 from relook.training.lightning import Training
 from relook.training.processes.machines import is_first, machines
-from relook.training.records.checkpoint import WholeCheckpoints, check_network, read_state
+from relook.training.records.checkpoint import WholeCheckpoints, network_difference, read_state
 from relook.training.records.ending import told, where_to_resume
 from relook.training.records.lock import locked
 from relook.training.records.metrics_log import MetricsLog, log_to_run
@@ -112,7 +113,7 @@ def fit(
         module.origin = origin(train, val, recipe, _resolved(module), describe)
         goes_on = _goes_on(module)  # all is checked before anything is written
         if is_first():
-            refuse_taken(folder, goes_on.folder, overwrite=settings.overwrite)
+            refuse_taken(folder, goes_on.file, overwrite=settings.overwrite)
         ema = Ema(detector, settings.ema) if settings.ema is not None else None
         saver = ValidateAndSave(module, None if val is None else _validation(module, val), ema, describe)
         saver.resumed_step = goes_on.step
@@ -131,13 +132,14 @@ def fit(
         _run(trainer, module, settings)
         if ema is not None and ema.average is not None:
             detector.load_state_dict(ema.average.state_dict())
+        best = _what_is_there(reporter, saver, folder)
         if module.broken:
             log.warning("%d training images are broken and were left out, see above", len(module.broken))
         log.info("%s; weights and metrics are in %s", _ending(saver, trainer.current_epoch, headline), folder)
     return TrainResult(
         folder=folder,
         last=folder / "last.safetensors",
-        best=None if saver.best_ap is None else folder / "best.safetensors",
+        best=best,
         best_ap=saver.best_ap,
         best_epoch=saver.best_epoch,
         report=saver.report,
@@ -146,6 +148,19 @@ def fit(
         ended_early=saver.ended_early,
         broken=module.broken,
     )
+
+
+def _what_is_there(reporter: Reporter, saver: ValidateAndSave, folder: Path) -> Path | None:
+    """The best weights, if they are there; the settings are written of a run that had ended already."""
+    if reporter.metrics is not None and not (folder / "settings.yaml").exists():
+        reporter.begins()
+    best = folder / "best.safetensors"
+    if saver.best_ap is None:
+        return None
+    if not best.exists():
+        log.warning("%s, of epoch %d, is not there any more", best, saver.best_epoch)
+        return None
+    return best
 
 
 def _trainer(module: Training, callbacks: list[Callback]) -> Trainer:
@@ -184,7 +199,7 @@ def _run(trainer: Trainer, module: Training, settings: TrainSettings) -> None:
         with told(settings, module.batch):
             trainer.fit(module, ckpt_path=resume, weights_only=True)
     except Stopped as stopped:
-        log.warning("%s; go on with --resume %s", stopped, settings.folder())
+        log.warning("%s; go on with the same command and --resume %s", stopped, settings.folder())
         heard = module.monitor.stopped_by
         if heard is not None and heard != signal.SIGINT:
             raise SystemExit(128 + heard) from None
@@ -242,7 +257,7 @@ class _GoesOn:
     """Where a run goes on."""
 
     step: int = 0
-    folder: Path | None = None  # of the last sitting; None for a new run
+    file: Path | None = None  # the state; None for a new run
     different: tuple[str, ...] = ()  # in words, what is not as it was
 
 
@@ -259,23 +274,28 @@ def _goes_on(module: Training) -> _GoesOn:
     state = read_state(file, mapped=True)
     before = record_of(state)
     different = differences(before, module.origin) if before else []
+    misfit = network_difference(state, module.state_dict())
     if different and not module.settings.force:
         more = f"; and {len(different) - 8} more" if len(different) > 8 else ""
+        forced = "" if misfit else ", or say --force to go on all the same"
         raise ValueError(
             f"{file}: this run began otherwise: {'; '.join(different[:8])}{more}. Give what it began with "
-            f"({file.parent / 'settings.yaml'}), begin a new run without --resume, or say --force to go on "
-            "all the same"
+            f"({file.parent / 'settings.yaml'}), or begin a new run without --resume{forced}"
         )
-    check_network(file, state, module.state_dict())
+    if misfit:
+        raise CheckpointError(
+            f"{file} is of a run with another model or other classes ({misfit}); go on with the --model and "
+            f"--data that it began with, or begin a new run with its weights by --start {file}"
+        )
     if not before:
         different.append("it was saved by an older relook, which noted no classes and images")
-    return _GoesOn(step=int(state["global_step"]), folder=file.parent, different=tuple(different))
+    return _GoesOn(step=int(state["global_step"]), file=file, different=tuple(different))
 
 
 def _opened(stack: contextlib.ExitStack, module: Training, console: Console, goes_on: _GoesOn) -> MetricsLog:
     """Takes the folder, and opens what is written in it while the run goes."""
     settings, folder = module.settings, module.settings.folder()
-    prepare(folder, goes_on.folder, overwrite=settings.overwrite)
+    prepare(folder, goes_on.file, overwrite=settings.overwrite)
     stack.enter_context(log_to_run(folder, console=console, quiet=not settings.progress))
     _say_settings(module, goes_on)
     metrics = MetricsLog(folder, after=goes_on.step, tensorboard=settings.tensorboard)
@@ -339,9 +359,9 @@ def _parsed(text: str) -> Any:
 def _ending(saver: ValidateAndSave, done: int, headline: str) -> str:
     module = saver.module
     if done < module.epochs and not saver.ended_early:  # only --stop-after ends so
-        text = (
-            f"stopped after epoch {done} of {module.epochs}, go on with --resume {module.settings.folder()}"
-        )
+        text = f"stopped after epoch {done} of {module.epochs}, go on with the same command and --resume {module.settings.folder()}"
+    elif saver.resumed_step == module.trainer.global_step:
+        text = "this run was complete already, and nothing was trained"
     else:
         text = "training is complete"
     if saver.best_ap is None:

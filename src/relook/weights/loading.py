@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relook.archives import CheckpointError
 from relook.detector import Detector
+from relook.escaping import printable
 from relook.weights.compare import COUNTER, Contents, Difference, Shape, all_layouts, difference, shapes
 from relook.weights.identify import identify
 from relook.weights.pretrained import backbones_of
@@ -59,6 +60,7 @@ def load_published(
             f"{fit.sentence()}. {_advice(given)}"
         )
     named = contents.named(layout)
+    _refuse_other_numbers(given, named, detector.state_dict())
     state = {
         named[key]: value.reshape(ours[named[key]])  # one number alone: [1] or []
         for key, value in given.state.items()
@@ -83,6 +85,19 @@ def _best(contents: Contents, ours: Mapping[str, Shape]) -> tuple[Difference, La
     """The layout in which a file comes nearest to a detector, and how they differ."""
     tried = [(difference(contents, ours, layout), layout) for layout in all_layouts()]
     return min(tried, key=lambda one: len(one[0]))
+
+
+def _refuse_other_numbers(given: Checkpoint, named: Mapping[str, str], own: State) -> None:
+    """Whole numbers and truth values are no weights, though they would be taken for some."""
+    for key, value in given.state.items():
+        wanted = own.get(named[key])
+        if key.endswith(COUNTER):
+            continue
+        if wanted is not None and wanted.is_floating_point() != value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{given.path}: {printable(key, 200)!r} holds {kind}, and weights are floating-point"
+            )
 
 
 def _warn(given: Checkpoint) -> None:

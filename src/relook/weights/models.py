@@ -145,7 +145,7 @@ def open_weights(
         model, note = _described(checkpoint, checkpoint.description, name), "it says so"
     else:
         model, note = _recognised(checkpoint, name)
-    model = model.change(settings or {}).sized(size)
+    model = model.sized(size).change(settings or {})
     if checkpoint.description is not None:
         refuse_larger(model, checkpoint)
     detector = model.entry.detector.build()

@@ -31,8 +31,12 @@ def offline() -> bool:
     return os.environ.get("RELOOK_OFFLINE", "") not in ("", "0")
 
 
-def published(name: str) -> Path:
+def published(name: str, then: str = "give the file as --weights FILE") -> Path:
     """The published file of a model of the catalog, fetched if it is not on this machine yet.
+
+    Args:
+        name: of the model.
+        then: what to do with a file that a person has to fetch, for messages.
 
     Raises:
         CheckpointError: when it has none that a program may fetch, or it cannot be fetched, or is not the one
@@ -41,7 +45,7 @@ def published(name: str) -> Path:
     """
     entry = find(name)
     if not entry.weights:
-        raise CheckpointError(_by_hand(entry))
+        raise CheckpointError(_by_hand(entry, then))
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / urlsplit(entry.weights).path.rpartition("/")[2]
     wanted = file.stem.rpartition("-")[2]  # of its SHA-256, the first eight digits
@@ -55,13 +59,12 @@ def published(name: str) -> Path:
     return file
 
 
-def _by_hand(entry: Entry) -> str:
+def _by_hand(entry: Entry, then: str) -> str:
     if not entry.page:
-        return f"nobody has published weights of {entry.name}; train it, and give the file as --weights FILE"
+        return f"nobody has published weights of {entry.name}; train it, or {then} if you have one"
     return (
-        f"{entry.name} is a model, not weights, and its file is behind a page that a program cannot fetch; "
-        f"download it by hand from {entry.page}, then: relook predict photo.jpg --model {entry.name} "
-        "--weights FILE"
+        f"the published file of {entry.name} is behind a page that a program cannot fetch; download it by "
+        f"hand from {entry.page} and {then}"
     )
 
 
@@ -86,7 +89,7 @@ def _fetch(entry: Entry, file: Path, wanted: str) -> None:
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
             code = isinstance(error, HTTPError)
-            why = str(error if code else getattr(error, "reason", error)) or type(error).__name__
+            why = str(error if code else getattr(error, "reason", error)).strip() or type(error).__name__
         else:
             return
     raise CheckpointError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from relook.cli.arguments import MAX_PIXELS, Verb, Wrong, limit_pixels, option
 from relook.cli.data_views import draw, input_of, size_lines, sizes_of
+from relook.cli.places import inside
 from relook.cli.printing import Counter, say, say_json
 from relook.escaping import printable
 
@@ -166,6 +167,8 @@ def _differs(identity: "Identity") -> list[str]:
 def _data(options: Options) -> int:
     from relook.data.checks.check import examined  # noqa: PLC0415 (numpy, which --help does without)
 
+    if options.draw is not None and inside(options.draw, Path(options.path)):
+        raise Wrong(f"--draw {options.draw} lies in the data themselves; choose another folder")
     rule = input_of(options.model)  # a wrong name is told before the long look
     counter = Counter("images looked at")
 

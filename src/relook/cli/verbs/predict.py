@@ -68,9 +68,7 @@ def run(options: Options) -> int:
     sources = [pictures(one) for one in options.images]  # each says at once what is not there
     base = base_of(options.images)
     out = Path(options.out)
-    if inside(base, out):
-        raise Wrong(f"--out {out} holds the pictures themselves; choose another folder for the results")
-    _one_size(options)
+    _refuse(options, base)
     limit_pixels(options.max_pixels)
     settings = changes(options.set)
     if options.short is not None:
@@ -131,8 +129,14 @@ def _plot(kept: "Result", options: Options, target: Path, folder: Folder, kept_b
     folder.note(name)
 
 
-def _one_size(options: Options) -> None:
-    """Refuses several ways of saying how large pictures become."""
+def _refuse(options: Options, base: Path) -> None:
+    """Refuses results among the pictures, a score that is none, and several sizes at once."""
+    if inside(base, Path(options.out)):
+        raise Wrong(
+            f"--out {options.out} holds the pictures themselves; choose another folder for the results"
+        )
+    if not 0 <= options.score <= 1:
+        raise Wrong(f"--score {options.score}: scores lie between 0 and 1")
     given = [f"--{name}" for name in ("size", "short", "views") if getattr(options, name) is not None]
     if len(given) > 1:
         raise Wrong(f"{given[0]} and {given[1]} both say how large pictures become; give one of them")

@@ -46,7 +46,7 @@ def run(options: Options) -> int:
     if isinstance(plain["devices"], str) and plain["devices"].isdigit():
         plain["devices"] = int(plain["devices"])
     result: TrainResult = run_training(
-        by_name(options.model, changes(options.set)).sized(options.size),
+        by_name(options.model).sized(options.size).change(changes(options.set)),
         options.data,
         TrainSettings(**plain),
         options.backbone_weights,
@@ -68,7 +68,7 @@ def _tell(options: Options, result: "TrainResult") -> None:
         return
     if result.best_ap is not None:
         name = result.report.headline if result.report else "AP"
-        say(f"best {name} {result.best_ap:.4f} after epoch {result.best_epoch} of {result.epochs}")
+        say(f"best {name} {result.best_ap:.4f} after epoch {result.best_epoch}")
     say(f"weights, metrics and log are in {result.folder}")
     say(f"Try: relook predict photo.jpg --weights {best}")
 

@@ -135,7 +135,9 @@ def _usable(source: Source, classes: Sequence[str], path: Path | str) -> Source:
         DataError: when it has no files, some cannot be read, or it has other classes.
     """
     if any(sample.pixels is not None for sample in source.samples):
-        raise DataError(f"{path} is generated and has no files; write it with relook.data.shapes.write_coco")
+        raise DataError(
+            f"{path} is generated and has no files; write it with relook.data.shapes.write_shapes"
+        )
     unknown = [sample.path for sample in source.samples if not sample.height]
     if unknown:
         more = f"{unknown[0]} and {len(unknown) - 1} other pictures cannot be read"

@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from relook.archives import CHECKSUM, CheckpointError, broken, check_torch_file, checksum, kind
+from relook.escaping import printable
 from relook.files import whole_file
 from relook.types import Targets
 
@@ -100,25 +101,18 @@ def _wrong(state: object) -> str:
     return f"{odd[0]!r:.100} in it is no tensor" if odd else ""
 
 
-def check_network(path: Path, state: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    """Refuses the state of a run that trains another network than `own`'s.
-
-    Raises:
-        CheckpointError: with the first tensor that differs.
-    """
+def network_difference(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> str:
+    """The first tensor in which the network of a state differs from `own`, in words; empty when none does."""
     theirs: Mapping[str, Tensor] = state["state_dict"]
     for name in dict.fromkeys([*theirs, *own]):
         plain = name.removeprefix("step.detector.")
-        if name not in own or name not in theirs:
-            why = f"it has {plain!r}, this model has not" if name in theirs else f"it lacks {plain!r}"
-        elif theirs[name].shape != own[name].shape:
-            why = f"{plain!r} is {list(theirs[name].shape)} there and {list(own[name].shape)} here"
-        else:
-            continue
-        raise CheckpointError(
-            f"{path} is of a run with another model or other classes ({why}); go on with the --model and "
-            f"--data that it began with, or begin a new run with its weights by --start {path}"
-        )
+        if name not in own:
+            return f"it has {printable(plain, 200)!r}, this model has not"
+        if name not in theirs:
+            return f"it lacks {plain!r}"
+        if theirs[name].shape != own[name].shape:
+            return f"{plain!r} is {list(theirs[name].shape)} there and {list(own[name].shape)} here"
+    return ""
 
 
 _RENAMED = {"worse": "epochs_without_gain", "owed": "pending_validation"}

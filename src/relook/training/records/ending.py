@@ -55,4 +55,5 @@ def where_to_resume(settings: TrainSettings) -> str:
     last = settings.folder() / "last.ckpt"
     if not last.exists():
         return "nothing was saved yet: the same command begins anew"
-    return f"{last} holds the last state that was saved; go on with --resume {settings.folder()}"
+    way = f"go on with the same command and --resume {settings.folder()}"
+    return f"{last} holds the last state that was saved; {way}"

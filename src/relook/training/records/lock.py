@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows: there the folder is not locked
     fcntl = None
 
-NAME: Final = ".lock"
+NAME: Final = ".relook.lock"
 _TAKEN: Final = (errno.EACCES, errno.EAGAIN)
 
 
@@ -52,7 +52,8 @@ def locked(folder: Path) -> Generator[None]:
 def _held(path: Path) -> Generator[IO[str]]:
     """The lock file, opened and held; once more where its last holder removed it in between."""
     while True:
-        with path.open("a+", encoding="utf-8", errors="replace") as file:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        with os.fdopen(number, "r+", encoding="utf-8", errors="replace") as file:
             _lock(path, file)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 yield file

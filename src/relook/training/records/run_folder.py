@@ -64,18 +64,26 @@ def _anything_saved(folder: Path) -> bool:
     return (folder / "last.ckpt").exists() or (weights and (folder / "train.log").exists())
 
 
-def refuse_taken(folder: Path, before: Path | None, *, overwrite: bool) -> None:
+def refuse_taken(folder: Path, file: Path | None, *, overwrite: bool) -> None:
     """Refuses the folder of another run, unless that was stopped before it saved anything.
 
     Args:
         folder: of the run that is to begin.
-        before: the folder of the run that goes on, if one does.
+        file: the state that a run goes on from, if one does.
         overwrite: what is there may be removed.
 
     Raises:
-        FileExistsError: when the folder is taken.
+        FileExistsError: when the folder is taken, or what would be removed holds that state.
     """
+    before = None if file is None else file.parent
     held = [name for name in RESULTS if (folder / name).exists()]
+    inside = [
+        name for name in held if file is not None and file.resolve().is_relative_to((folder / name).resolve())
+    ]
+    if inside and not _same(folder, before):
+        raise FileExistsError(
+            f"{file} lies in {folder / inside[0]}, which would be removed; move it out first"
+        )
     if overwrite or not held or _same(folder, before):
         return
     own = Folder(folder, overwrite=False)
@@ -86,12 +94,16 @@ def refuse_taken(folder: Path, before: Path | None, *, overwrite: bool) -> None:
         )
 
 
-def prepare(folder: Path, before: Path | None, *, overwrite: bool) -> None:
+def prepare(folder: Path, file: Path | None, *, overwrite: bool) -> None:
     """Makes room for a run, once nothing speaks against it: `refuse_taken`, then removes what was there."""
-    refuse_taken(folder, before, overwrite=overwrite)
+    refuse_taken(folder, file, overwrite=overwrite)
+    before = None if file is None else file.parent
     own = Folder(folder, overwrite=overwrite)
     remove_leftovers(folder, RESULTS)
-    if not _same(folder, before):
+    if _same(folder, before):
+        if file is not None and not (folder / "last.ckpt").exists():  # a state by another name
+            _copy(file, folder / "last.ckpt")
+    else:
         for path in (folder / name for name in RESULTS if (folder / name).exists()):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -100,10 +112,14 @@ def prepare(folder: Path, before: Path | None, *, overwrite: bool) -> None:
         own.claim(*RESULTS)
         for name in _COPIED_WHEN_RESUMED:
             if before is not None and (before / name).exists():
-                with whole_file(folder / name) as beside:
-                    shutil.copyfile(before / name, beside)
+                _copy(before / name, folder / name)
     for name in RESULTS:  # of a run that goes on where it was, perhaps of a relook that left no mark
         own.note(name)
+
+
+def _copy(file: Path, target: Path) -> None:
+    with whole_file(target) as beside:
+        shutil.copyfile(file, beside)
 
 
 def _same(folder: Path, before: Path | None) -> bool:

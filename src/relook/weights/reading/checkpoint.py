@@ -135,9 +135,20 @@ def _refuse_larger(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Names of tensors with NaN or infinity."""
-    floats = ((name, value) for name, value in state.items() if value.is_floating_point())
-    return tuple(name for name, value in floats if not bool(torch.isfinite(value).all()))
+    """Names of tensors with NaN or infinity, or numbers that are infinite in 32 bits, as networks compute."""
+    return tuple(
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not bool(torch.isfinite(_distinct(value).float()).all())
+    )
+
+
+def _distinct(value: Tensor) -> Tensor:
+    """Without the sides along which one number is repeated."""
+    for side, stride in enumerate(value.stride()):
+        if stride == 0 and value.shape[side] > 1:
+            value = value.narrow(side, 0, 1)
+    return value
 
 
 def save_weights(path: Path | str, state: Mapping[str, Tensor], description: Description) -> None:
@@ -149,13 +160,14 @@ def save_weights(path: Path | str, state: Mapping[str, Tensor], description: Des
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
+    if _header(path).count(b'"data_offsets"') > MOST_TENSORS:
+        raise CheckpointError(f"{path} holds more than {MOST_TENSORS:,} tensors, more than any network")
     try:
         with cast("Any", safe_open)(path, framework="pt") as file:  # safetensors ships no types for it
             metadata: dict[str, str] = file.metadata() or {}
             names: list[str] = list(file.keys())
-            if len(names) > MOST_TENSORS:
-                raise CheckpointError(f"{path} holds {len(names):,} tensors, more than any network")
             state: State = {name: file.get_tensor(name) for name in names}
+            state = {name: value for name, value in state.items() if _is_plain(value)}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); copy or download it again"
@@ -173,6 +185,12 @@ def _read_safetensors(path: Path) -> Checkpoint:
         classes=() if description is None else description.classes,
         not_finite=_not_finite(state),
     )
+
+
+def _header(path: Path) -> bytes:
+    """The names and sizes of a safetensors file, as far as the format allows."""
+    with path.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), 100_000_000))
 
 
 def _describe(path: Path, text: str) -> Description:
@@ -263,14 +281,38 @@ def _tensors(node: object) -> State:
     if not isinstance(node, Mapping):
         return {}
     named = cast("Mapping[object, object]", node)
+    arrays = [one.value for one in named.values() if isinstance(one, Array) and one.value is not None]
+    if sum(array.nbytes for array in arrays) > ALWAYS_READ:  # they may all be of the same few bytes
+        raise CheckpointError(
+            "its arrays would fill more than a gigabyte; save the weights as torch's tensors"
+        )
     found: State = {}
     for name, value in named.items():
         if isinstance(value, Array) and value.value is not None:
             value = torch.from_numpy(value.value.copy())  # noqa: PLW2901 (the same value in torch's hands)
-        plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if isinstance(name, str) and plain and not cast("Tensor", value).is_quantized:
-            found[name] = cast("Tensor", value)
+        if isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value):
+            found[name] = value
     return found
+
+
+_NUMBERS: Final = frozenset(
+    {
+        *(
+            torch.float16,
+            torch.bfloat16,
+            torch.float32,
+            torch.float64,
+            torch.float8_e4m3fn,
+            torch.float8_e5m2,
+        ),
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    }
+)
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether it is numbers in memory: not sparse, quantised, complex, or without any."""
+    return value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _NUMBERS
 
 
 _PREFIXES: Final = ("module.", "step.detector.")  # DataParallel's, and that of our own last.ckpt
@@ -309,8 +351,21 @@ def _text(meta: Mapping[str, Any], *keys: str) -> str:
     return next((meta[k] for k in keys if isinstance(meta.get(k), str)), "")
 
 
+def _items(content: object, place: str) -> list[tuple[object, object]]:
+    node = _mapping(_mapping(content).get(place) if place else content)
+    return [*cast("Mapping[object, object]", node).items()]
+
+
+def _odd_tensors(keys: Sequence[object]) -> list[str]:
+    if not keys:
+        return []
+    few = ", ".join(printable(str(key), 100) for key in keys[:3] if isinstance(key, str))
+    return [f"left aside: {len(keys)} tensors that are sparse, quantised, complex or empty ({few})"]
+
+
 def _notes(content: object, place: str, state: State) -> tuple[str, ...]:
-    notes: list[str] = []
+    odd = [key for key, value in _items(content, place) if isinstance(value, Tensor) and not _is_plain(value)]
+    notes = _odd_tensors(odd)
     if isinstance(content, Mapping):
         others = (
             [k for k in cast("Mapping[object, object]", content) if k not in {place, "meta"}] if place else []
