@@ -1,10 +1,12 @@
 """Any images in, what was found out."""
 
+import dataclasses
 import io
 import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +183,8 @@ def test_tensors_and_opened_files_are_images(look: Predictor, tmp_path: Path):
     for one in found:
         assert one.boxes.tolist() == wanted.boxes.tolist()
         assert (one.height, one.width) == (32, 40)
+    for content in (bytearray(file.read_bytes()), memoryview(file.read_bytes())):
+        assert look.one(content).boxes.tolist() == wanted.boxes.tolist()  # pyright: ignore[reportArgumentType]
     grey = look.one(tensor[0])
     assert (grey.height, grey.width) == (32, 40)
 
@@ -200,6 +204,33 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, de
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=words):
         Predictor(Brightest(), RECIPE, ("a", "b"), device=device)
+
+
+def test_one_bad_image_of_pillow_costs_only_itself(look: Predictor, tmp_path: Path):
+    """Truncated, closed, without pixels, of a mode that nothing writes: each is skipped, and named."""
+    whole = _write(tmp_path / "whole.png", _image(32, 40))
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-60])
+    closed = Image.open(whole)
+    closed.close()
+    bad = [Image.open(tmp_path / "cut.png"), closed, Image.new("RGB", (0, 0)), Image.new("L", (0, 0))]
+    stream = look([*bad, whole])
+    assert [found.path for found in stream] == [whole]
+    assert stream.broken_count == len(bad)
+    with (
+        (tmp_path / "new").open("wb") as opened,
+        pytest.raises(TypeError, match="an opened file cannot be read"),
+    ):
+        list(look([opened]))
+    with pytest.raises(FileNotFoundError, match="there is no file or folder ~nobody-of-that-name"):
+        look("~nobody-of-that-name/a.jpg")
+    with pytest.raises(FileNotFoundError, match="there is no file or folder aaa"):
+        look("a" * 5000)
+    with pytest.raises(FileNotFoundError, match="is the one you are in"):
+        look("")
+    huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (60_000, 60_000, 3))
+    stream = look([huge, whole])
+    assert len(list(stream)) == 1
+    assert "60000x60000 pixels" in stream.broken[0].why
 
 
 def test_what_is_not_there_is_said_in_one_sentence(look: Predictor, tmp_path: Path):
@@ -274,6 +305,22 @@ def test_a_long_folder_needs_no_more_memory_than_a_short_one(look: Predictor, tm
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 200_000
+
+
+def test_the_points_of_one_object_have_a_colour_of_their_own(look: Predictor):
+    """With points drawn, what belongs together; without, each class has its colour."""
+    images = [_image(64, 64, (16, 16, 40, 48))]
+    for found in look(images, looks=True):
+        twice = dataclasses.replace(found, objects=_twice(found.objects), looks=())
+        assert [one.color for one in twice.annotations(points=True)] == [0, 1]
+        assert [one.color for one in twice.annotations()] == [twice.objects.labels[0]] * 2
+
+
+def _twice(objects: Any) -> Any:
+    """The same objects once more."""
+    values = {f.name: getattr(objects, f.name) for f in dataclasses.fields(objects)}
+    both = {k: torch.cat([v, v]) if isinstance(v, torch.Tensor) and v.ndim else v for k, v in values.items()}
+    return type(objects)(**both)
 
 
 def test_results_convert(look: Predictor, tmp_path: Path):

@@ -1,12 +1,16 @@
 """The command line as a whole: help, mistakes, exit statuses. Verbs are tried in test_verbs.py."""
 
+import fcntl
 import importlib
 import json
 import os
+import pty
+import select
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +23,9 @@ import relook as relook_package
 from relook.cli import VERBS, main, running
 from relook.cli.arguments import Verb, Wrong, _about, changes, option, parse, settings_option
 from relook.cli.printing import table
+from relook.weights.models import by_name, open_weights
 from relook.weights.pretrained import load_backbone
+from relook.weights.reading.checkpoint import save_weights
 from untrained import untrained
 
 RELOOK = [sys.executable, "-m", "relook"]
@@ -358,3 +364,78 @@ def test_the_hub_is_not_asked_where_there_is_no_network(monkeypatch: pytest.Monk
         assert time.monotonic() - began < 10
         assert "--backbone-weights FILE" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["predict", "PICTURE", "--weights", "FILE", "--score", "50"], "scores lie between 0 and 1"),
+        (["predict", "PICTURE", "--weights", "FILE", "--score", "1e400"], "scores lie between 0 and 1"),
+        (["predict", "PICTURE", "--weights", ""], "is given as nothing"),
+        (["predict", "", "--weights", "FILE"], "is given as nothing"),
+        (["predict", "PICTURE", "--weights=FILE", "--out="], "is given as nothing"),
+        (["predict", "PICTURE", "--model", "reppoints_nan"], "near it: reppoints_nano"),
+        (["predict", "PICTURE", "--weights", "FILE", "--device", "meta"], "none that relook computes on"),
+        (["train", "--model", "reppoints_nano", "--data", "shapes", "--seed", "-1"], "is no seed"),
+        (["train", "--model", "reppoints_nano", "--data", "shapes", "--seed", "9" * 20], "is no seed"),
+        (["train", "--model", "reppoints_nano", "--data", "shapes", "--classes", "3"], "there is no option"),
+        (["train", "--config", "PIPE"], "is a pipe, not a file"),
+        (["train", "--config", "FOLDER"], "is a folder, not a file"),
+        (["doctor", "FOLDER", "--draw", "FOLDER/seen"], "lies in the data themselves"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(
+    given: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """At once, before anything is written."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    places = {"PICTURE": "a.png", "PIPE": "pipe", "FOLDER": "folder", "FOLDER/seen": "folder/seen"}
+    if any("FILE" in word for word in given):
+        untrained(tmp_path / "x.safetensors", "reppoints_nano", keep=5)
+    words_given = [str(tmp_path / places[w]) if w in places else w for w in given]
+    words_given = [w.replace("FILE", str(tmp_path / "x.safetensors")) for w in words_given]
+    assert main(words_given) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_set_wins_over_size(tmp_path: Path):
+    """Of train, as of everything that takes both."""
+    model = by_name("reppoints_nano").sized(48).change({"recipe.test_size.short": "64"})
+    save_weights(tmp_path / "x.safetensors", model.entry.detector.build().state_dict(), model.describe())
+    changed = {"recipe.test_size.short": "80"}
+    loaded = open_weights(tmp_path / "x.safetensors", settings=changed, size=96)
+    assert loaded.model.entry.recipe.test_size.short == (80,)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_ends_a_run_as_it_should(tmp_path: Path):
+    """The state is saved, the log says so, and the status is that of SIGHUP, though nobody reads."""
+    master, slave = pty.openpty()
+
+    def leads() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    out = tmp_path / "run"
+    given = ["train", "--model", "reppoints_nano", "--data", "shapes", "--size", "48", "--epochs", "300"]
+    process = subprocess.Popen(
+        [*RELOOK, *given, "--workers", "0", "--out", str(out)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        preexec_fn=leads,  # noqa: PLW1509 (leads)
+    )
+    os.close(slave)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (out / "metrics.jsonl").exists():
+        if select.select([master], [], [], 0.1)[0]:
+            os.read(master, 4096)
+    time.sleep(2)
+    os.close(master)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert "go on with the same command and --resume" in (out / "train.log").read_text()
+    assert (out / "last.ckpt").exists()

@@ -172,6 +172,57 @@ def test_a_run_killed_between_state_and_weights_writes_them_when_it_goes_on(tmp_
         assert all(torch.equal(file.get_tensor(name), value) for name, value in numbers.items())
 
 
+def test_what_the_user_put_into_a_folder_of_a_run_stays(tmp_path: Path) -> None:
+    """Also by the name of a result, in a folder that relook made, and what a lock links to."""
+    run(tmp_path / "run", epochs=1)
+    for name in ("last.ckpt", "last.safetensors", "best.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    for path in (tmp_path / "run").iterdir():
+        if path.name != ".relook":
+            path.unlink()
+    (tmp_path / "run" / ".relook").write_text("train.log\n")
+    (tmp_path / "run" / "metrics.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match="already holds"):
+        run(tmp_path / "run", epochs=1)
+    assert (tmp_path / "run" / "metrics.csv").read_text() == "mine"
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "linked" / ".relook.lock").symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(OSError, match=r"relook\.lock"):
+        run(tmp_path / "linked", epochs=1)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_run_that_had_ended_goes_on_elsewhere_whole(tmp_path: Path) -> None:
+    """With all that the old folder had, also over another run."""
+    run(tmp_path / "a", epochs=1)
+    run(tmp_path / "b", epochs=1)
+    result = run(tmp_path / "b", epochs=1, resume=tmp_path / "a" / "last.ckpt", overwrite=True)
+    assert {"last.ckpt", "last.safetensors", "best.safetensors", "settings.yaml"} <= set(
+        files(tmp_path / "b")
+    )
+    assert "complete already, and nothing was trained" in (tmp_path / "b" / "train.log").read_text()
+    assert result.best == tmp_path / "b" / "best.safetensors"
+    (tmp_path / "b" / "best.safetensors").unlink()
+    again = run(tmp_path / "b", epochs=1, resume=tmp_path / "b")
+    assert again.best is None
+    assert "is not there any more" in (tmp_path / "b" / "train.log").read_text()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "state.ckpt").write_bytes((tmp_path / "a" / "last.ckpt").read_bytes())
+    assert run(tmp_path / "c", epochs=1, resume=tmp_path / "c" / "state.ckpt").last.exists()
+    assert (tmp_path / "c" / "last.ckpt").exists()
+
+
+def test_a_state_among_what_would_be_removed_is_not_removed(done: Path, tmp_path: Path) -> None:
+    """Overwriting a folder with the run that goes on from a file in it."""
+    inside = tmp_path / "run" / "nonfinite" / "last.ckpt"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes((done / "last.ckpt").read_bytes())
+    with pytest.raises(FileExistsError, match="which would be removed; move it out first"):
+        run(tmp_path / "run", epochs=2, resume=inside, overwrite=True)
+    assert inside.exists()
+
+
 def test_a_folder_without_a_mark_goes_on_where_it_is(tmp_path: Path) -> None:
     """As an older relook left it, or a copy without hidden files."""
     run(tmp_path, epochs=2, stop_after=1)

@@ -359,7 +359,8 @@ def _parsed(text: str) -> Any:
 def _ending(saver: ValidateAndSave, done: int, headline: str) -> str:
     module = saver.module
     if done < module.epochs and not saver.ended_early:  # only --stop-after ends so
-        text = f"stopped after epoch {done} of {module.epochs}, go on with the same command and --resume {module.settings.folder()}"
+        way = f"go on with the same command and --resume {module.settings.folder()}"
+        text = f"stopped after epoch {done} of {module.epochs}, {way}"
     elif saver.resumed_step == module.trainer.global_step:
         text = "this run was complete already, and nothing was trained"
     else:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -64,7 +65,8 @@ class Reporter(Callback):
             TextColumn("{task.fields[text]}"),
             console=self.console,
         )
-        self.bar.start()
+        with suppress(OSError):  # here and below: of a terminal that is gone
+            self.bar.start()
         epoch = f"{trainer.current_epoch + 1}/{self.module.epochs}"
         self.bar.add_task("", total=trainer.num_training_batches, epoch=epoch, text="")
 
@@ -77,7 +79,8 @@ class Reporter(Callback):
         self.images += len(batch.paths) * trainer.world_size
         self.batches += 1
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
+            with suppress(OSError):
+                self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
         ended = (
             trainer.global_step == self.module.plan().total
         )  # within an epoch, where iterations are counted
@@ -124,7 +127,8 @@ class Reporter(Callback):
         place = f"epoch {row['epoch']}/{self.module.epochs} step {step}/{total}"
         log.debug("%s  %s  lr %.3g", place, text, row["lr"])
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], text=text)
+            with suppress(OSError):
+                self.bar.update(self.bar.task_ids[0], text=text)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -144,7 +148,8 @@ class Reporter(Callback):
 
     def _close(self) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            with suppress(OSError):
+                self.bar.stop()
             self.bar = None
 
 
