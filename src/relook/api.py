@@ -150,7 +150,10 @@ def _opened(
             f"{model} is a model, not weights; give a file: relook.load({str(model)!r}, weights=...)"
         )
     if not Path(model).exists() and not Path(model).is_absolute():
-        by_name(str(model))  # says what is near
+        try:
+            by_name(str(model))
+        except ValueError as error:  # which says what is near
+            raise CheckpointError(f"there is no file {model}, and {error}") from None
     elif str(model) not in catalog.ENTRIES:
         return open_weights(model, settings=settings, size=size)
     return open_weights(published(str(model)), str(model), settings, size=size)

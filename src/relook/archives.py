@@ -94,7 +94,7 @@ def check_torch_file(path: Path) -> None:
 
 @lru_cache(maxsize=8)  # several readers may ask for one file in a row
 def _check_torch_file(path: Path, _version: tuple[int, ...]) -> None:
-    if not zipfile.is_zipfile(path):
+    if not _head(path).startswith(b"PK"):  # as torch decides, whatever may follow
         with path.open("rb") as file:
             for _ in range(4):  # a magic number, the protocol, the machine, and then the content itself
                 _count(path, file)

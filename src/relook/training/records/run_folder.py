@@ -104,17 +104,23 @@ def prepare(folder: Path, file: Path | None, *, overwrite: bool) -> None:
         if file is not None and not (folder / "last.ckpt").exists():  # a state by another name
             _copy(file, folder / "last.ckpt")
     else:
-        for path in (folder / name for name in RESULTS if (folder / name).exists()):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        _remove(folder / name for name in RESULTS if (folder / name).exists())
         own.claim(*RESULTS)
         for name in _COPIED_WHEN_RESUMED:
             if before is not None and (before / name).exists():
                 _copy(before / name, folder / name)
+        if file is not None:
+            _copy(file, folder / "last.ckpt")
     for name in RESULTS:  # of a run that goes on where it was, perhaps of a relook that left no mark
         own.note(name)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _copy(file: Path, target: Path) -> None:
