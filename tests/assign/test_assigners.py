@@ -119,3 +119,31 @@ def test_nothing_is_assigned_without_ground_truth() -> None:
         atss(predicted, GRID, valid, none, candidates=9),
     ):
         assert set(owners(assigned)) == {-1}
+
+
+@settings(deadline=None, max_examples=60)
+@given(box_lists(), st.integers(0, 10_000), sizes)
+def test_max_iou_without_force_is_thresholds_alone(boxes: Tensor, seed: int, size: tuple[int, int]) -> None:
+    """Nobody takes a box that overlaps it less than is asked for."""
+    random = torch.Generator().manual_seed(seed)
+    corners = 64 * torch.rand(len(GRID.points), 4, generator=random, dtype=torch.float64)
+    corners[::3] = boxes[0] if len(boxes) else corners[::3]
+    valid = L.inside(GRID.points, torch.tensor([size]), multiple=32)
+    assigned = max_iou(corners[None], valid, targets(boxes, size), positive=0.5, negative=0.4, forced=None)
+    wanted: list[int] = []
+    for corner, usable in zip(corners.tolist(), valid[0].tolist(), strict=True):
+        overlaps = [twins.iou(tuple(box), tuple(corner)) for box in boxes.tolist()]
+        best = max(overlaps, default=-1.0)
+        hit = overlaps.index(best) if best >= 0.5 else -2 if best >= 0.4 else -1
+        wanted.append(hit if usable else -2)
+    assert owners(assigned) == wanted
+
+
+def test_an_overlap_of_exactly_a_threshold_reaches_it() -> None:
+    """Half of a box is positive at 0.5, a quarter is ignored at 0.25; with force and without."""
+    boxes = torch.tensor([[0.0, 0, 8, 8]], dtype=torch.float64)
+    found = torch.tensor([[[0.0, 0, 4, 8], [0, 0, 4, 4], [0, 0, 2, 4], [0, 0, 8, 8]]], dtype=torch.float64)
+    valid = torch.ones(1, 4, dtype=torch.bool)
+    for forced in (None, 0.0):
+        assigned = max_iou(found, valid, targets(boxes, (64, 64)), positive=0.5, negative=0.25, forced=forced)
+        assert owners(assigned) == [0, -2, -1, 0]

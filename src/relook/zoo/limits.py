@@ -15,6 +15,8 @@ _FROM_ONE: Final = frozenset(
 )  # fmt: skip
 _WHOLE: Final = dict.fromkeys(_FROM_ONE, (1, LARGEST)) | {
     "num_classes": (1, 20_000),
+    "roi_samples": (1, 10_000_000),  # of which there may be fewer: a million stands for all
+    "rpn_samples": (1, 10_000_000),
     "extra_levels": (0, 8),
     "tower": (0, 100),
     "mask_convs": (0, 100),
