@@ -91,9 +91,7 @@ def _refuse_other_numbers(given: Checkpoint, named: Mapping[str, str], own: Stat
     """Whole numbers and truth values are no weights, though they would be taken for some."""
     for key, value in given.state.items():
         wanted = own.get(named[key])
-        if key.endswith(COUNTER):
-            continue
-        if wanted is not None and wanted.is_floating_point() != value.is_floating_point():
+        if wanted is not None and wanted.is_floating_point() and not value.is_floating_point():
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(
                 f"{given.path}: {printable(key, 200)!r} holds {kind}, and weights are floating-point"
