@@ -48,6 +48,7 @@ def test_half_of_all_images_lie_on_a_larger_canvas() -> None:
         assert one.image[:, -1, -1].tolist() in ([123.0, 117.0, 104.0], start.image[:, -1, -1].tolist())
         assert one.masks[0, y + 5 : y + 30, x + 5 : x + 25].all()
         assert one.masks[0].sum() == start.masks[0].sum()
+        assert one.masks.shape[1:] == one.image.shape[1:]
 
 
 def test_a_sixth_of_all_images_stays_whole() -> None:
@@ -117,3 +118,39 @@ def test_a_key_draws_the_same() -> None:
     assert torch.equal(one.boxes, same.boxes)
     assert one.size == other.size == (32, 48)
     assert not torch.equal(one.image, other.image)
+
+
+def _one_colour(step: Photometric, colour: tuple[float, float, float]) -> torch.Tensor:
+    """[DRAWS, 3] what becomes of a colour; its channels in ascending order, whatever order was drawn."""
+    random = np.random.default_rng(1)
+    start = Picture(
+        image=torch.tensor(colour)[:, None, None].repeat(1, 2, 2),
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        masks=None,
+    )
+    return torch.stack([photometric(start, step, random).image[:, 0, 0].sort()[0] for _ in range(DRAWS)])
+
+
+def _drawn(values: torch.Tensor, least: float, most: float, usual: float) -> None:
+    """With a coin from `least` to `most`, else as `usual`."""
+    changed = values[(values - usual).abs() > 1e-4]
+    assert len(changed) == pytest.approx(len(values) / 2, rel=0.1)
+    assert changed.min().item() == pytest.approx(least, abs=0.02 * (most - least))
+    assert changed.max().item() == pytest.approx(most, abs=0.02 * (most - least))
+    assert changed.mean().item() == pytest.approx((least + most) / 2, abs=0.05 * (most - least))
+
+
+def test_each_colour_is_drawn_from_its_own_range_with_its_own_coin() -> None:
+    """One at a time: saturation, hue, brightness and contrast."""
+    off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    least, middle, most = _one_colour(Photometric(**{**off, "saturation": 0.5}), (200, 150, 100)).unbind(1)
+    _drawn((most - least) / most / 0.5, 0.5, 1.5, 1.0)
+    assert torch.allclose(most, torch.tensor(200.0))
+    least, middle, most = _one_colour(Photometric(**{**off, "hue": 18.0}), (200, 150, 100)).unbind(1)
+    _drawn((middle - 150) * 0.6, -18, 18, 0.0)
+    assert torch.allclose(least, torch.tensor(100.0), atol=1e-3)
+    least, middle, most = _one_colour(Photometric(**{**off, "brightness": 32.0}), (200, 150, 100)).unbind(1)
+    _drawn(most - 200, -32, 32, 0.0)
+    least, middle, most = _one_colour(Photometric(**{**off, "contrast": 0.5}), (200, 150, 100)).unbind(1)
+    _drawn(middle / 150, 0.5, 1.5, 1.0)
