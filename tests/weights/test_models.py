@@ -186,6 +186,24 @@ def test_a_new_start_takes_what_fits_of_another_model(tmp_path: Path):
         load_start(narrow.build(), narrow, tmp_path / "half.pth")
 
 
+@pytest.mark.parametrize(
+    ("classes", "anew"),
+    [(("cat", "dog"), False), ((), False), (("dog", "cat"), True), (("cat", "wolf"), True)],
+)
+def test_a_new_start_knows_classes_by_name(tmp_path: Path, classes: tuple[str, ...], anew: bool):  # noqa: FBT001
+    """As many classes are no matter, if they have other names or another order; the sentence says so."""
+    model = by_name("reppoints_nano").with_classes(("cat", "dog"))
+    config = model.entry.detector
+    save_weights(tmp_path / "x.safetensors", config.build().state_dict(), model.describe())
+    theirs, detector = read_checkpoint(tmp_path / "x.safetensors").state, config.build()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    words = load_start(detector, config, tmp_path / "x.safetensors", classes)
+    assert ("start anew, for its classes have other names or another order" in words) == anew
+    for name, value in detector.state_dict().items():
+        kept = anew and name.startswith("head.cls_out")
+        assert torch.equal(value, before[name] if kept else theirs[name]), name
+
+
 def test_a_classifier_is_pointed_to_the_right_option(tmp_path: Path):
     """torchvision's names of a ResNet's tensors."""
     config = find("reppoints_v1_r50_fpn_1x").detector
