@@ -190,7 +190,7 @@ def test_a_new_start_takes_what_fits_of_another_model(tmp_path: Path):
     ("classes", "anew"),
     [(("cat", "dog"), False), ((), False), (("dog", "cat"), True), (("cat", "wolf"), True)],
 )
-def test_a_new_start_knows_classes_by_name(tmp_path: Path, classes: tuple[str, ...], anew: bool):  # noqa: FBT001
+def test_a_new_start_knows_classes_by_name(tmp_path: Path, classes: tuple[str, ...], anew: bool):
     """As many classes are no matter, if they have other names or another order; the sentence says so."""
     model = by_name("reppoints_nano").with_classes(("cat", "dog"))
     config = model.entry.detector
