@@ -94,10 +94,9 @@ def check_torch_file(path: Path) -> None:
 
 @lru_cache(maxsize=8)  # several readers may ask for one file in a row
 def _check_torch_file(path: Path, _version: tuple[int, ...]) -> None:
-    if not _head(path).startswith(b"PK"):  # as torch decides, whatever may follow
-        with path.open("rb") as file:
-            for _ in range(4):  # a magic number, the protocol, the machine, and then the content itself
-                _count(path, file)
+    if not _is_zip(path):
+        for pickled in pickles(path):
+            _count(path, pickled)
         return
     try:
         with zipfile.ZipFile(path) as archive:
@@ -156,22 +155,14 @@ def _compare(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
 def _count(path: Path, pickled: IO[bytes]) -> None:
     """Refuses a pickle of more operations than weights have, or of tuples that are huge unfolded."""
     try:
-        most = max((max(number, size) for number, size in enumerate(_bounded(pickled))), default=0)
+        large = any(max(number, size) > MOST_OPERATIONS for number, size in enumerate(_sizes(pickled)))
     except (ValueError, LookupError, OverflowError, MemoryError):
         raise CheckpointError(broken(path)) from None
-    if most > MOST_OPERATIONS:
+    if large:
         raise CheckpointError(
             f"{path} needs more than {MOST_OPERATIONS:,} operations to be read, and weights need thousands; "
             "save the state dict only"
         )
-
-
-def _bounded(pickled: IO[bytes]) -> Iterator[int]:
-    """`_sizes`, up to the first that is too large."""
-    for number, size in enumerate(_sizes(pickled)):
-        yield size
-        if max(number, size) > MOST_OPERATIONS:
-            return
 
 
 def _sizes(pickled: IO[bytes]) -> Iterator[int]:
@@ -261,11 +252,16 @@ def broken(path: Path) -> str:
 
 def pickles(path: Path) -> Iterator[IO[bytes]]:
     """The pickles of a file in torch's format, one after the other."""
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
             yield BytesIO(archive.read(name))
         return
     with path.open("rb") as file:
-        for _ in range(4):
+        for _ in range(4):  # a magic number, the protocol, the machine, and then the content itself
             yield file
+
+
+def _is_zip(path: Path) -> bool:
+    """As torch decides: by the first bytes, whatever may follow."""
+    return _head(path).startswith(b"PK")

@@ -322,7 +322,7 @@ def test_a_folder_that_was_removed_is_named(tmp_path: Path):
 
 
 def test_a_terminal_of_ascii_shows_everything():
-    """A training with its bar, and what comes after it."""
+    """Tables, help, and names in other letters."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     for given in (
         ["models", "reppoints*"],

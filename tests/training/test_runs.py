@@ -213,6 +213,21 @@ def test_a_run_that_had_ended_goes_on_elsewhere_whole(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "last.ckpt").exists()
 
 
+def test_a_run_goes_on_elsewhere_from_the_state_that_was_named(tmp_path: Path) -> None:
+    """Not from the last.ckpt that lies beside it."""
+    run(tmp_path / "a", epochs=2, stop_after=1)
+    (tmp_path / "a" / "first.ckpt").write_bytes((tmp_path / "a" / "last.ckpt").read_bytes())
+    run(tmp_path / "a", epochs=2, resume=tmp_path / "a")
+
+    class Killed(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> Any:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run(tmp_path / "b", epochs=2, resume=tmp_path / "a" / "first.ckpt", detector=Killed())
+    assert (tmp_path / "b" / "last.ckpt").read_bytes() == (tmp_path / "a" / "first.ckpt").read_bytes()
+
+
 def test_a_state_among_what_would_be_removed_is_not_removed(done: Path, tmp_path: Path) -> None:
     """Overwriting a folder with the run that goes on from a file in it."""
     inside = tmp_path / "run" / "nonfinite" / "last.ckpt"

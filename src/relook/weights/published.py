@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import torch.hub
 
 from relook.archives import CheckpointError
-from relook.files import NO_ROOM, DiskFull, room_for
+from relook.files import NO_ROOM, room_for
 from relook.zoo.catalog import find
 from relook.zoo.entry import Entry
 
@@ -75,8 +75,6 @@ def _fetch(entry: Entry, file: Path, wanted: str) -> None:
         try:
             with _impatient():
                 torch.hub.download_url_to_file(entry.weights, str(file), wanted)
-        except DiskFull:
-            raise
         except RuntimeError as error:
             got = re.search(r'invalid hash value .*got "(\w+)"', str(error))
             if got is None:

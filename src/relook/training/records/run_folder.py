@@ -26,12 +26,7 @@ RESULTS: Final = (
     "tensorboard",
     "nonfinite",
 )
-_COPIED_WHEN_RESUMED: Final = (
-    "best.safetensors",
-    "last.safetensors",
-    "metrics.jsonl",
-    "last.ckpt",
-)  # by a run that goes on elsewhere
+_COPIED_WHEN_RESUMED: Final = ("best.safetensors", "last.safetensors", "metrics.jsonl")  # by a run elsewhere
 
 
 def from_the_start(settings: TrainSettings) -> TrainSettings:
@@ -60,8 +55,8 @@ def _begun(folder: Path) -> bool:
 
 def _anything_saved(folder: Path) -> bool:
     """A state, or weights whose state was removed; but weights without a log were being copied for a run."""
-    weights = any((folder / name).exists() for name in SAVED)
-    return (folder / "last.ckpt").exists() or (weights and (folder / "train.log").exists())
+    there = [name for name in SAVED if (folder / name).exists()]
+    return "last.ckpt" in there or (bool(there) and (folder / "train.log").exists())
 
 
 def refuse_taken(folder: Path, file: Path | None, *, overwrite: bool) -> None:
@@ -109,7 +104,7 @@ def prepare(folder: Path, file: Path | None, *, overwrite: bool) -> None:
         for name in _COPIED_WHEN_RESUMED:
             if before is not None and (before / name).exists():
                 _copy(before / name, folder / name)
-        if file is not None:
+        if file is not None:  # last, and itself: the folder it lies in may hold another last.ckpt
             _copy(file, folder / "last.ckpt")
     for name in RESULTS:  # of a run that goes on where it was, perhaps of a relook that left no mark
         own.note(name)

@@ -259,10 +259,10 @@ def _find_state(content: object, path: Path) -> tuple[str, State]:
     if isinstance(content, Mapping):
         mapping = cast("Mapping[str, object]", content)
         for place in PLACES:
-            found = _tensors(mapping.get(place))
+            found = _tensors(mapping.get(place), path)
             if found:
                 return place, found
-        found = _tensors(mapping)
+        found = _tensors(mapping, path)
         if found:
             return "", found
         inside = ", ".join(repr(k) for k in cast("list[object]", list(mapping))[:8] if isinstance(k, str))
@@ -276,7 +276,7 @@ def _find_state(content: object, path: Path) -> tuple[str, State]:
     )
 
 
-def _tensors(node: object) -> State:
+def _tensors(node: object, path: Path) -> State:
     """A dictionary of names and tensors, or nothing."""
     if not isinstance(node, Mapping):
         return {}
@@ -284,7 +284,7 @@ def _tensors(node: object) -> State:
     arrays = [one.value for one in named.values() if isinstance(one, Array) and one.value is not None]
     if sum(array.nbytes for array in arrays) > ALWAYS_READ:  # they may all be of the same few bytes
         raise CheckpointError(
-            "its arrays would fill more than a gigabyte; save the weights as torch's tensors"
+            f"{path}: its arrays would fill more than a gigabyte; save the weights as torch's tensors"
         )
     found: State = {}
     for name, value in named.items():
